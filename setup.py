@@ -9,11 +9,11 @@ setup(
         Extension(
             "headrace.workers.native.kernels",
             sources=["workers/native/src/program.cpp", "workers/native/src/draw.cpp"],
-            depends=sorted(str(path) for path in Path("workers/native/src").glob("*.h")),
+            depends=sorted(str(path) for path in Path("workers/native/src").rglob("*.h")),
             # Used only on processors that have these instructions: see workers/native/library.py.
             extra_compile_args=[
                 "-std=c++17", "-O3", "-march=x86-64-v4", "-mavx512bf16", "-mavx512vnni", "-pthread",
-                "-Wno-maybe-uninitialized",
+                "-DHEADRACE_AVX512", "-Wno-maybe-uninitialized",
             ],
             extra_link_args=["-pthread"],
             optional=True,

@@ -18,8 +18,7 @@
 #include <cmath>
 #include <limits>
 
-#include "row_functions.h"
-#include "simd.h"
+#include "elements.h"
 
 namespace headrace {
 
@@ -37,11 +36,12 @@ inline int64_t part_end(int64_t token) {
     return (token / length + 1) * length;
 }
 
-// Sizes of one layer's cache, in words.
+// Sizes of one layer's cache, in words. parts: the words of a query for one word of a key (kParts).
 struct CacheShape {
     int kv_heads, key_words, value_dim;  // value_dim: rounded up to 16
-    int per_word;
+    int per_word, parts;
 
+    int64_t query_words() const { return (int64_t)key_words * parts; }
     int64_t key_group() const { return (int64_t)key_words * kGroup; }
     int64_t value_group() const { return (int64_t)value_dim * (kGroup / per_word); }
     int64_t head() const { return key_group() + value_group(); }  // of one group
@@ -97,64 +97,89 @@ struct PartialSums {
         return {maximum + q, total + q * kLanes, values + q * stride, stride};
     }
     float total_of(int q) const {
-        return _mm512_reduce_add_ps(_mm512_loadu_ps(total + q * kLanes));
+        return sum(load(total + q * kLanes));
     }
 };
 
-template <class E, int Queries, int NumGroups>
-void scores_of(const uint32_t* queries, int key_words, const uint32_t* const (&keys)[kTileGroups],
-               __m512 (&scores)[Queries][NumGroups]) {
-    for (auto& row : scores) {
-        for (auto& s : row) s = _mm512_setzero_ps();
-    }
-    for (int word = 0; word < key_words; ++word) {
-        __m512i k[NumGroups];
-        for (int g = 0; g < NumGroups; ++g) k[g] = _mm512_loadu_si512(keys[g] + word * kGroup);
-#pragma GCC unroll 6
-        for (int q = 0; q < Queries; ++q) {
-            const __m512i a = broadcast_word(queries + (int64_t)q * key_words + word);
+// Adds the products of one part of `Count` vectors of words with rows, `stride` words apart.
+template <class E, int Part, int Queries, int Count>
+HEADRACE_INLINE void attention_part(const uint32_t* rows, int64_t stride,
+                                    const uint32_t* const (&words)[Count],
+                                    Floats (&sums)[Queries][Count]) {
+    decltype(E::template part<Part>(words[0])) v[Count];
 #pragma GCC unroll 4
-            for (int g = 0; g < NumGroups; ++g) scores[q][g] = E::dot(scores[q][g], k[g], a);
-        }
+    for (int n = 0; n < Count; ++n) v[n] = E::template part<Part>(words[n]);
+#pragma GCC unroll 6
+    for (int q = 0; q < Queries; ++q) {
+        const auto a = E::factor(rows + q * stride + Part);
+#pragma GCC unroll 4
+        for (int n = 0; n < Count; ++n) sums[q][n] = E::dot(sums[q][n], v[n], a);
     }
 }
 
-template <class E, int Queries, int Lanes>
+template <class E, int Queries, int Count>
+HEADRACE_INLINE void attention_parts(const uint32_t* rows, int64_t stride,
+                                     const uint32_t* const (&words)[Count],
+                                     Floats (&sums)[Queries][Count]) {
+    attention_part<E, 0>(rows, stride, words, sums);
+    if constexpr (E::kParts == 2) attention_part<E, 1>(rows, stride, words, sums);
+}
+
+// Computes the scores of `Count` groups from `first` on.
+template <class E, int Queries, int Count, int NumGroups>
+HEADRACE_INLINE void scores_of_some(const uint32_t* queries, int key_words,
+                                    const uint32_t* const (&keys)[kTileGroups], int first,
+                                    Floats (&scores)[Queries][NumGroups]) {
+    Floats sums[Queries][Count];
+    for (auto& row : sums) {
+        for (auto& s : row) s = zeros();
+    }
+    for (int word = 0; word < key_words; ++word) {
+        const uint32_t* k[Count];
+        for (int g = 0; g < Count; ++g) k[g] = keys[first + g] + word * kGroup;
+        attention_parts<E>(queries + word * E::kParts, (int64_t)key_words * E::kParts, k, sums);
+    }
+    for (int q = 0; q < Queries; ++q) {
+        for (int g = 0; g < Count; ++g) scores[q][first + g] = sums[q][g];
+    }
+}
+
+template <class E, int Queries, int NumGroups>
+void scores_of(const uint32_t* queries, int key_words, const uint32_t* const (&keys)[kTileGroups],
+               Floats (&scores)[Queries][NumGroups]) {
+    constexpr int kTogether = std::min(NumGroups, kAttentionVectors);
+    for (int g = 0; g < NumGroups; g += kTogether) {
+        scores_of_some<E, Queries, kTogether>(queries, key_words, keys, g, scores);
+    }
+}
+
+template <class E, int Queries, int Count>
 void add_values(const uint32_t* weights, const uint32_t* const (&values)[kTileGroups], int groups,
                 int value_dim, int dim, float* sums, int64_t stride) {
     constexpr int kWords = kGroup / E::kPerWord;
-    __m512 acc[Queries][Lanes];
+    constexpr int kWeightWords = kTileTokens / E::kPerWord * E::kParts;
+    Floats acc[Queries][Count];
     for (int q = 0; q < Queries; ++q) {
-        for (int l = 0; l < Lanes; ++l) {
-            acc[q][l] = _mm512_loadu_ps(sums + q * stride + dim + l * kLanes);
-        }
+        for (int n = 0; n < Count; ++n) acc[q][n] = load(sums + q * stride + dim + n * kLanes);
     }
     for (int g = 0; g < groups; ++g) {
         for (int word = 0; word < kWords; ++word) {
-            const uint32_t* from = values[g] + (int64_t)word * value_dim + dim;
-            __m512i v[Lanes];
-            for (int l = 0; l < Lanes; ++l) v[l] = _mm512_loadu_si512(from + l * kLanes);
-#pragma GCC unroll 6
-            for (int q = 0; q < Queries; ++q) {
-                const __m512i a =
-                    broadcast_word(weights + q * (kTileTokens / E::kPerWord) + g * kWords + word);
-#pragma GCC unroll 4
-                for (int l = 0; l < Lanes; ++l) acc[q][l] = E::dot(acc[q][l], v[l], a);
+            const uint32_t* v[Count];
+            for (int n = 0; n < Count; ++n) {
+                v[n] = values[g] + (int64_t)word * value_dim + dim + n * kLanes;
             }
+            attention_parts<E>(weights + (g * kWords + word) * E::kParts, kWeightWords, v, acc);
         }
     }
     for (int q = 0; q < Queries; ++q) {
-        for (int l = 0; l < Lanes; ++l) {
-            _mm512_storeu_ps(sums + q * stride + dim + l * kLanes, acc[q][l]);
-        }
+        for (int n = 0; n < Count; ++n) store(sums + q * stride + dim + n * kLanes, acc[q][n]);
     }
 }
 
 // The lanes of the 16 tokens from `token` on that a query may read: those from low to high - 1.
-inline __mmask16 visible_lanes(int64_t token, int64_t low, int64_t high) {
-    const int64_t from = std::clamp<int64_t>(low - token, 0, kGroup);
-    const int64_t to = std::clamp<int64_t>(high - token, 0, kGroup);
-    return (__mmask16)(((1u << to) - 1) & ~((1u << from) - 1));
+inline Mask visible_lanes(int64_t token, int64_t low, int64_t high) {
+    return lanes_between(std::clamp<int64_t>(low - token, 0, kGroup),
+                         std::clamp<int64_t>(high - token, 0, kGroup));
 }
 
 // A running maximum is kept if it is too low by up to this power of 2: the weights are then greater
@@ -164,10 +189,8 @@ constexpr float kSlack = 8;
 // Raises the running maximum of one query and rescales its sums so far.
 __attribute__((noinline)) inline void raise_maximum(float now, const PartialSums& sums, int q,
                                                     int value_dim) {
-    const __m512 scale = _mm512_set1_ps(std::exp2(sums.maximum[q] - now));
-    const auto shrink = [scale](float* to) {
-        _mm512_storeu_ps(to, _mm512_mul_ps(_mm512_loadu_ps(to), scale));
-    };
+    const Floats scale = splat(std::exp2(sums.maximum[q] - now));
+    const auto shrink = [scale](float* to) { store(to, load(to) * scale); };
     sums.maximum[q] = now;
     shrink(sums.total + q * kLanes);
     for (int d = 0; d < value_dim; d += kLanes) shrink(sums.values + q * sums.stride + d);
@@ -176,24 +199,22 @@ __attribute__((noinline)) inline void raise_maximum(float now, const PartialSums
 // Computes the weights of one query for up to 64 tokens and updates its sum of weights. Scores are
 // exponents of two, minus infinity where the query may not read.
 template <class E, int NumGroups>
-inline __attribute__((always_inline)) void compute_weights(const __m512 (&scores)[NumGroups],
-                                                           typename E::Element* weights,
-                                                           const PartialSums& sums, int q,
-                                                           int value_dim) {
-    __m512 maximum = scores[0];
-    for (int g = 1; g < NumGroups; ++g) maximum = _mm512_max_ps(maximum, scores[g]);
-    const __m512 allowed = _mm512_set1_ps(sums.maximum[q] + kSlack);
-    if (__builtin_expect(_mm512_cmp_ps_mask(maximum, allowed, _CMP_GT_OQ), 0)) {
-        raise_maximum(_mm512_reduce_max_ps(maximum), sums, q, value_dim);
+HEADRACE_INLINE void compute_weights(const Floats (&scores)[NumGroups],
+                                     typename E::Row::Element* weights, const PartialSums& sums,
+                                     int q, int value_dim) {
+    Floats highest = scores[0];
+    for (int g = 1; g < NumGroups; ++g) highest = max(highest, scores[g]);
+    if (__builtin_expect(any(less(splat(sums.maximum[q] + kSlack), highest)), 0)) {
+        raise_maximum(maximum(highest), sums, q, value_dim);
     }
-    const __m512 reference = _mm512_set1_ps(sums.maximum[q]);
-    __m512 total = _mm512_loadu_ps(sums.total + q * kLanes);
+    const Floats reference = splat(sums.maximum[q]);
+    Floats total = load(sums.total + q * kLanes);
     for (int g = 0; g < NumGroups; ++g) {
-        const __m512 w = exp2<E>(_mm512_sub_ps(scores[g], reference));
-        total = _mm512_add_ps(total, w);
-        E::store(weights + g * kGroup, w, 0xFFFF);
+        const Floats w = exp2<E>(scores[g] - reference);
+        total = total + w;
+        E::Row::store(weights + g * kGroup, w);
     }
-    _mm512_storeu_ps(sums.total + q * kLanes, total);
+    store(sums.total + q * kLanes, total);
 }
 
 // The factors of the sums so far and of a part's sums for their common maximum; one factor is 1.
@@ -201,17 +222,14 @@ struct MergeScales {
     float before[kMaxTileRows], added[kMaxTileRows];
 
     MergeScales(float* maximum, const float* part_maximum, int rows) {
-        const __m512 one = _mm512_set1_ps(1.0f);
+        const Floats one = splat(1.0f);
         for (int q = 0; q < rows; q += kLanes) {
-            const __mmask16 mask = lanes(q, rows);
-            const __m512 a = _mm512_maskz_loadu_ps(mask, maximum + q);
-            const __m512 b = _mm512_maskz_loadu_ps(mask, part_maximum + q);
-            const __m512 less = exp2<F32>(_mm512_sub_ps(_mm512_min_ps(a, b), _mm512_max_ps(a, b)));
-            const __mmask16 stays = _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ);
-            const __mmask16 rises = _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ);
-            _mm512_storeu_ps(before + q, _mm512_mask_mov_ps(less, stays, one));
-            _mm512_storeu_ps(added + q, _mm512_mask_mov_ps(less, rises, one));
-            _mm512_mask_storeu_ps(maximum + q, mask, _mm512_max_ps(a, b));
+            const Mask mask = lanes(q, rows);
+            const Floats a = load(maximum + q, mask), b = load(part_maximum + q, mask);
+            const Floats factor = exp2<F32>(min(a, b) - max(a, b));
+            store(before + q, select(less_equal(b, a), one, factor));
+            store(added + q, select(less_equal(a, b), one, factor));
+            store(maximum + q, max(a, b), mask);
         }
     }
 };
@@ -221,11 +239,9 @@ struct MergeScales {
 inline void merge(const PartialSums& all, const PartialSums& part, int rows, int value_dim) {
     const MergeScales scales(all.maximum, part.maximum, rows);
     for (int q = 0; q < rows; ++q) {
-        const __m512 before = _mm512_set1_ps(scales.before[q]);
-        const __m512 added = _mm512_set1_ps(scales.added[q]);
+        const Floats before = splat(scales.before[q]), added = splat(scales.added[q]);
         const auto add = [&](float* to, const float* from) {
-            const __m512 scaled = _mm512_mul_ps(_mm512_loadu_ps(to), before);
-            _mm512_storeu_ps(to, _mm512_fmadd_ps(_mm512_loadu_ps(from), added, scaled));
+            store(to, fma(load(from), added, load(to) * before));
         };
         add(all.total + q * kLanes, part.total + q * kLanes);
         for (int d = 0; d < value_dim; d += kLanes) {
@@ -247,27 +263,26 @@ struct TileContext {
 
 // Sets the scores of up to 64 tokens from `token` on to minus infinity where a query may not read.
 template <int Queries, int NumGroups>
-void mask_scores(const TileContext& r, int64_t token, __m512 (&scores)[Queries][NumGroups]) {
+void mask_scores(const TileContext& r, int64_t token, Floats (&scores)[Queries][NumGroups]) {
     const int shared = r.sizes.shared();
-    const __m512 nothing = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
+    const Floats nothing = splat(-std::numeric_limits<float>::infinity());
     for (int q = 0; q < Queries; ++q) {
         const int64_t seen = r.span.context + (r.tile.first + q) / shared + 1;
         const int64_t first = r.sizes.window ? std::max<int64_t>(0, seen - r.sizes.window) : 0;
         const int64_t low = std::max<int64_t>(first, r.tile.begin);
         const int64_t high = std::min<int64_t>(seen, r.tile.end);
         for (int g = 0; g < NumGroups; ++g) {
-            const __mmask16 mask = visible_lanes(token + g * kGroup, low, high);
-            scores[q][g] = _mm512_mask_mov_ps(nothing, mask, scores[q][g]);
+            const Mask visible = visible_lanes(token + g * kGroup, low, high);
+            scores[q][g] = select(visible, scores[q][g], nothing);
         }
     }
 }
 
 template <int Queries, int NumGroups>
-void apply_softcap(float softcap, __m512 (&scores)[Queries][NumGroups]) {
+void apply_softcap(float softcap, Floats (&scores)[Queries][NumGroups]) {
     for (auto& row : scores) {
         for (auto& s : row) {
-            s = _mm512_mul_ps(tanh(_mm512_mul_ps(s, _mm512_set1_ps(1.0f / softcap))),
-                              _mm512_set1_ps(softcap * kLog2OfE));
+            s = tanh(s * splat(1.0f / softcap)) * splat(softcap * kLog2OfE);
         }
     }
 }
@@ -276,8 +291,8 @@ void apply_softcap(float softcap, __m512 (&scores)[Queries][NumGroups]) {
 template <class E, int Queries, int NumGroups>
 void attend_groups(const TileContext& r, int64_t token, const uint32_t* const (&keys)[kTileGroups],
                    const uint32_t* const (&values)[kTileGroups]) {
-    alignas(64) typename E::Element weights[Queries * kTileTokens];
-    __m512 scores[Queries][NumGroups];
+    alignas(64) typename E::Row::Element weights[Queries * kTileTokens];
+    Floats scores[Queries][NumGroups];
     scores_of<E, Queries, NumGroups>(r.queries, r.shape.key_words, keys, scores);
     if (r.sizes.softcap != 0) apply_softcap(r.sizes.softcap, scores);
     if (token < r.common_begin || token + NumGroups * kGroup > r.common_end) {
@@ -289,9 +304,9 @@ void attend_groups(const TileContext& r, int64_t token, const uint32_t* const (&
     }
     const auto* words = (const uint32_t*)weights;
     int dim = 0;
-    for (; dim + 4 * kLanes <= value_dim; dim += 4 * kLanes) {
-        add_values<E, Queries, 4>(words, values, NumGroups, value_dim, dim, r.sums.values,
-                                  r.sums.stride);
+    for (; dim + kAttentionVectors * kLanes <= value_dim; dim += kAttentionVectors * kLanes) {
+        add_values<E, Queries, kAttentionVectors>(words, values, NumGroups, value_dim, dim,
+                                                  r.sums.values, r.sums.stride);
     }
     for (; dim < value_dim; dim += kLanes) {
         add_values<E, Queries, 1>(words, values, NumGroups, value_dim, dim, r.sums.values,
@@ -331,7 +346,7 @@ void attend_tile(const TileContext& r, const BlockTable& blocks, const uint32_t*
             for (int g = 0; g < count; ++g) values[g] = keys[g] + r.shape.key_group();
             attend_head<E, Queries>(part, token, count, keys, values);
             for (int g = 0; g < count; ++g) keys[g] += r.shape.head();
-            part.queries += Queries * r.shape.key_words;
+            part.queries += Queries * r.shape.query_words();
             part.sums = part.sums.from(Queries);
         }
     }
@@ -362,8 +377,8 @@ void store_token(int64_t index, const float* key, const float* value, int key_di
     for (int head = 0; head < shape.kv_heads; ++head) {
         std::memset(row + key_dim, 0, 2 * sizeof row[0]);
         for (int d = 0; d < key_dim; d += kLanes) {
-            const __mmask16 mask = lanes(d, key_dim);
-            E::store(row + d, _mm512_maskz_loadu_ps(mask, key + head * key_stride + d), mask);
+            const Mask mask = lanes(d, key_dim);
+            E::store(row + d, load(key + head * key_stride + d, mask), mask);
         }
         uint32_t* to = group + head * shape.head() + index;
         for (int word = 0; word < shape.key_words; ++word) {
@@ -373,8 +388,8 @@ void store_token(int64_t index, const float* key, const float* value, int key_di
                                               index / E::kPerWord * shape.value_dim) +
                        index % E::kPerWord;
         for (int d = 0; d < value_dim; d += kLanes) {
-            const __mmask16 mask = lanes(d, value_dim);
-            E::store(row, _mm512_maskz_loadu_ps(mask, value + head * value_stride + d), mask);
+            const Mask mask = lanes(d, value_dim);
+            E::store(row, load(value + head * value_stride + d, mask), mask);
             for (int i = 0; i < std::min(kLanes, value_dim - d); ++i) {
                 column[(int64_t)(d + i) * E::kPerWord] = row[i];
             }

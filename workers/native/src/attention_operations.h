@@ -11,6 +11,7 @@ class AttentionOperations : public LinearOperations<E> {
   protected:
     using Base = LinearOperations<E>;
     using typename Base::Element;
+    using typename Base::Row;
     using Base::arena_;
     using Base::buffers_;
     using Base::row_of;
@@ -74,8 +75,8 @@ class AttentionOperations : public LinearOperations<E> {
         const int dim = plan.sizes.key_dim, shared = plan.sizes.shared();
         // With a softcap, this factor is applied after the tanh.
         const float log2 = plan.sizes.softcap != 0 ? 1.0f : kLog2OfE;
-        const __m512 scaling = _mm512_set1_ps(plan.sizes.scaling * log2);
-        auto* to = (Element*)scratch.queries;
+        const Floats scaling = splat(plan.sizes.scaling * log2);
+        auto* to = (typename Row::Element*)scratch.queries;
         const int64_t stride = (int64_t)plan.shape.key_words * E::kPerWord;
         for (int q = 0; q < tile.rows(); ++q) {
             const int number = tile.first + q % tile.count, head = tile.head + q / tile.count;
@@ -83,9 +84,8 @@ class AttentionOperations : public LinearOperations<E> {
                                 (int64_t)(head * shared + number % shared) * i.sizes[6];
             to[q * stride + stride - 1] = 0;
             for (int d = 0; d < dim; d += kLanes) {
-                const __mmask16 mask = lanes(d, dim);
-                const __m512 x = _mm512_maskz_loadu_ps(mask, from + d);
-                E::store(to + q * stride + d, _mm512_mul_ps(x, scaling), mask);
+                const Mask mask = lanes(d, dim);
+                Row::store(to + q * stride + d, load(from + d, mask) * scaling, mask);
             }
         }
     }
@@ -93,7 +93,7 @@ class AttentionOperations : public LinearOperations<E> {
     void store_tile(const Instruction& i, const Plan& plan, const Tile& tile,
                     const PartialSums& sums) {
         if (i.packed) {
-            store_queries<E>(i, plan, tile, sums);
+            store_queries<Row>(i, plan, tile, sums);
         } else {
             store_queries<F32>(i, plan, tile, sums);
         }
@@ -108,11 +108,10 @@ class AttentionOperations : public LinearOperations<E> {
             const int64_t row = spans()[tile.span].first_row + number / shared;
             const int64_t first = (int64_t)(head * shared + number % shared) * dim;
             auto* to = this->template out_row<Out>(i, row, first);
-            const __m512 scale = _mm512_set1_ps(1.0f / sums.total_of(q));
+            const Floats scale = splat(1.0f / sums.total_of(q));
             for (int d = 0; d < dim; d += kLanes) {
-                const __mmask16 mask = lanes(d, dim);
-                const __m512 x = _mm512_maskz_loadu_ps(mask, sums.values + q * sums.stride + d);
-                Out::store(to + d, _mm512_mul_ps(x, scale), mask);
+                const Mask mask = lanes(d, dim);
+                Out::store(to + d, load(sums.values + q * sums.stride + d, mask) * scale, mask);
             }
         }
     }

@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include "simd.h"
+#include "vector_math.h"
 
 namespace headrace {
 
@@ -25,43 +25,28 @@ struct Draw {
     int32_t top_k;
 };
 
-// A float64 sum of float32 numbers.
-class Sum {
-  public:
-    void add(__m512 values) {
-        low_ = _mm512_add_pd(low_, _mm512_cvtps_pd(_mm512_castps512_ps256(values)));
-        high_ = _mm512_add_pd(high_, _mm512_cvtps_pd(_mm512_extractf32x8_ps(values, 1)));
-    }
-    double total() const { return _mm512_reduce_add_pd(_mm512_add_pd(low_, high_)); }
-
-  private:
-    __m512d low_ = _mm512_setzero_pd(), high_ = _mm512_setzero_pd();
-};
-
 // Measures of the tokens at or above a level: the sum of their weights, or their number.
 struct WeightSum {
     static double from(const float* levels, int64_t count, float floor) {
-        Sum sum;
+        Doubles total;
         for (int64_t i = 0; i < count; i += kLanes) {
-            const __mmask16 mask = lanes(i, count);
-            const __m512 x = _mm512_maskz_loadu_ps(mask, levels + i);
+            const Mask mask = lanes(i, count);
+            const Floats x = load(levels + i, mask);
             // NaN is included, and makes the sum NaN.
-            const __mmask16 taken =
-                _mm512_mask_cmp_ps_mask(mask, x, _mm512_set1_ps(floor), _CMP_NLT_UQ);
-            if (taken) sum.add(_mm512_maskz_mov_ps(taken, exp(x)));
+            const Mask taken = mask & not_less(x, splat(floor));
+            if (any(taken)) total = add(total, keep(taken, exp(x)));
         }
-        return sum.total();
+        return sum(total);
     }
 };
 
 struct TokenCount {
-    static double from(const float* levels, int64_t count, float floor) {
+    static double from(const float* levels, int64_t size, float floor) {
         int64_t number = 0;
-        for (int64_t i = 0; i < count; i += kLanes) {
-            const __mmask16 mask = lanes(i, count);
-            const __m512 x = _mm512_maskz_loadu_ps(mask, levels + i);
-            number += __builtin_popcount(
-                _mm512_mask_cmp_ps_mask(mask, x, _mm512_set1_ps(floor), _CMP_GE_OQ));
+        for (int64_t i = 0; i < size; i += kLanes) {
+            const Mask mask = lanes(i, size);
+            const Floats x = load(levels + i, mask);
+            number += count(mask & less_equal(splat(floor), x));
         }
         return (double)number;
     }
@@ -84,7 +69,7 @@ class Drawer {
         float floor = params.log_min_p;
         if (params.top_k > 0 && params.top_k < size) {
             const int64_t count = collect(size, floor);
-            if (count > params.top_k) floor = select<TokenCount>(count, params.top_k);
+            if (count > params.top_k) floor = find_floor<TokenCount>(count, params.top_k);
         }
         if (params.top_p < 1.0f) {
             const double goal = params.top_p * WeightSum::from(levels_.data(), size, floor);
@@ -92,7 +77,7 @@ class Drawer {
             // the maximal weight is 1.
             const double rest = (1.0 - (double)params.top_p) / (double)size;
             const int64_t count = collect(size, std::max(floor, (float)(std::log(rest) - 0.1)));
-            if (count > 0) floor = select<WeightSum>(count, goal);
+            if (count > 0) floor = find_floor<WeightSum>(count, goal);
         }
         return look_up(size, floor, params.uniform);
     }
@@ -101,18 +86,16 @@ class Drawer {
     static constexpr int kRun = 256;  // tokens of one partial sum
 
     void scale(const float* logits, int64_t size, float temperature) {
-        const __m512 lowest = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
-        __m512 maxima = lowest;
+        const Floats lowest = splat(-std::numeric_limits<float>::infinity());
+        Floats maxima = lowest;
         for (int64_t i = 0; i < size; i += kLanes) {
-            const __mmask16 mask = lanes(i, size);
-            maxima = _mm512_max_ps(_mm512_mask_loadu_ps(lowest, mask, logits + i), maxima);
+            const Mask mask = lanes(i, size);
+            maxima = max(select(mask, load(logits + i, mask), lowest), maxima);
         }
-        const __m512 maximum = _mm512_set1_ps(_mm512_reduce_max_ps(maxima));
-        const __m512 divisor = _mm512_set1_ps(temperature);
+        const Floats highest = splat(maximum(maxima)), divisor = splat(temperature);
         for (int64_t i = 0; i < size; i += kLanes) {
-            const __mmask16 mask = lanes(i, size);
-            const __m512 x = _mm512_sub_ps(_mm512_maskz_loadu_ps(mask, logits + i), maximum);
-            _mm512_mask_storeu_ps(levels_.data() + i, mask, _mm512_div_ps(x, divisor));
+            const Mask mask = lanes(i, size);
+            store(levels_.data() + i, (load(logits + i, mask) - highest) / divisor, mask);
         }
     }
 
@@ -124,16 +107,13 @@ class Drawer {
     // Copies, of the first `count` levels in `from`, those at or above `floor`, or those below it,
     // to kept_. `from` may be kept_ itself.
     int64_t pack(const float* from, int64_t count, float floor, bool upper) {
+        const Floats lowest = splat(floor);
         int64_t number = 0;
         for (int64_t i = 0; i < count; i += kLanes) {
-            const __mmask16 mask = lanes(i, count);
-            const __m512 x = _mm512_maskz_loadu_ps(mask, from + i);
-            const __m512 lowest = _mm512_set1_ps(floor);
-            const __mmask16 taken = upper ? _mm512_mask_cmp_ps_mask(mask, x, lowest, _CMP_GE_OQ)
-                                          : _mm512_mask_cmp_ps_mask(mask, x, lowest, _CMP_LT_OQ);
-            if (!taken) continue;
-            _mm512_storeu_ps(kept_.data() + number, _mm512_maskz_compress_ps(taken, x));
-            number += __builtin_popcount(taken);
+            const Mask mask = lanes(i, count);
+            const Floats x = load(from + i, mask);
+            const Mask taken = mask & (upper ? less_equal(lowest, x) : less(x, lowest));
+            if (any(taken)) number += store_taken(kept_.data() + number, x, taken);
         }
         return number;
     }
@@ -141,7 +121,7 @@ class Drawer {
     // Returns the highest of the `count` levels in kept_ at and above which the tokens measure at
     // least `goal`; the lowest of all if they never do. Halves the range until one level is left.
     template <class Measure>
-    float select(int64_t count, double goal) {
+    float find_floor(int64_t count, double goal) {
         double above = 0;
         for (;;) {
             const auto [low, high] = range(count);
@@ -156,14 +136,14 @@ class Drawer {
     }
 
     std::pair<float, float> range(int64_t count) const {
-        __m512 low = _mm512_set1_ps(FLT_MAX), high = _mm512_set1_ps(-FLT_MAX);
+        Floats low = splat(FLT_MAX), high = splat(-FLT_MAX);
         for (int64_t i = 0; i < count; i += kLanes) {
-            const __mmask16 mask = lanes(i, count);
-            const __m512 x = _mm512_maskz_loadu_ps(mask, kept_.data() + i);
-            low = _mm512_mask_min_ps(low, mask, low, x);
-            high = _mm512_mask_max_ps(high, mask, high, x);
+            const Mask mask = lanes(i, count);
+            const Floats x = load(kept_.data() + i, mask);
+            low = select(mask, min(low, x), low);
+            high = select(mask, max(high, x), high);
         }
-        return {_mm512_reduce_min_ps(low), _mm512_reduce_max_ps(high)};
+        return {minimum(low), maximum(high)};
     }
 
     int64_t look_up(int64_t size, float floor, double uniform) {
@@ -190,12 +170,10 @@ class Drawer {
         double sum = 0;
         int64_t token = first;
         for (int64_t i = first; i < last; i += kLanes) {
-            const __mmask16 mask = lanes(i, last);
-            const __m512 x = _mm512_maskz_loadu_ps(mask, levels_.data() + i);
-            const __mmask16 taken =
-                _mm512_mask_cmp_ps_mask(mask, x, _mm512_set1_ps(floor), _CMP_GE_OQ);
+            const Mask mask = lanes(i, last);
+            const Floats x = load(levels_.data() + i, mask);
             alignas(64) float weights[kLanes];
-            _mm512_store_ps(weights, _mm512_maskz_mov_ps(taken, exp(x)));
+            store(weights, keep(mask & less_equal(splat(floor), x), exp(x)));
             for (int lane = 0; lane < kLanes; ++lane) {
                 if (weights[lane] == 0) continue;
                 token = i + lane;

@@ -3,18 +3,18 @@
 //
 // A weight [outputs, inputs] is cut into panels of 32 outputs; a panel holds, for one word of
 // inputs after another, the words of its 32 outputs. So a panel is read from its start to its end,
-// which is all that counts for few rows: the memory's bandwidth. For many rows, up to 12 of them
-// share each read, with all sums in registers.
+// which is all that counts for few rows: the memory's bandwidth. For many rows, up to kTileRows of
+// them share each read, with all sums in registers: those of a whole panel, or of one half of it
+// after the other where there are fewer registers.
 #pragma once
 
 #include <algorithm>
 
-#include "simd.h"
+#include "elements.h"
 
 namespace headrace {
 
 constexpr int kPanel = 2 * kLanes;  // outputs
-constexpr int kTileRows = 12;
 constexpr int kBlockRows = 512;
 
 // A panel of words. They are read some at a time, so that they stay in the processor's cache.
@@ -25,10 +25,10 @@ struct StoredPanel {
     const uint32_t* next;
 
     const uint32_t* words(int first, int) const { return start + (int64_t)first * kPanel; }
-    __m512i word(int k, int half) const {
+    Words word(int k, int half) const {
         const uint32_t* from = start + (int64_t)k * kPanel + half * kLanes;
-        _mm_prefetch((const char*)(from + 16 * kPanel), _MM_HINT_T0);
-        return _mm512_loadu_si512(from);
+        prefetch_near(from + 16 * kPanel);
+        return load_words(from);
     }
 };
 
@@ -44,11 +44,11 @@ struct RoundedPanel {
         const int64_t bytes = kLanes * E::kPerWord;
         const int8_t* from = start + 2 * bytes * first;
         for (int64_t i = 0; i < 2 * (int64_t)depth; ++i) {
-            _mm512_store_si512(scratch + i * kLanes, E::widen(from + i * bytes));
+            store_words(scratch + i * kLanes, E::widen(from + i * bytes));
         }
         return scratch;
     }
-    __m512i word(int k, int half) const {
+    Words word(int k, int half) const {
         const int8_t* from = start + (int64_t)(2 * k + half) * kLanes * E::kPerWord;
         return E::widen(from);
     }
@@ -61,25 +61,46 @@ struct Fetch {
     int lines;
 };
 
-// Adds the products of `Rows` rows with `depth` words of one panel to the sums.
-template <class E, int Rows>
+// Adds the products of `Rows` rows with one part of a word of a panel to the sums.
+template <class E, int Part, int Rows, int Halves>
+HEADRACE_INLINE void tile_part(const uint32_t* in, int64_t in_stride, const uint32_t* panel,
+                               Floats (&sums)[Rows][Halves]) {
+    decltype(E::template part<Part>(panel)) weights[Halves];
+#pragma GCC unroll 2
+    for (int half = 0; half < Halves; ++half) {
+        weights[half] = E::template part<Part>(panel + half * kLanes);
+    }
+#pragma GCC unroll 12
+    for (int row = 0; row < Rows; ++row) {
+        const auto a = E::factor(in + row * in_stride + Part);
+#pragma GCC unroll 2
+        for (int half = 0; half < Halves; ++half) {
+            sums[row][half] = E::dot(sums[row][half], weights[half], a);
+        }
+    }
+}
+
+// Adds the products of `Rows` rows with `depth` words of one panel, or of a half, to the sums.
+template <class E, int Rows, int Halves>
 inline void tile_sums(const uint32_t* in, int64_t in_stride, const uint32_t* panel, int depth,
-                      Fetch fetch, __m512 (&sums)[Rows][2]) {
+                      Fetch fetch, Floats (&sums)[Rows][Halves]) {
     for (int k = 0; k < depth; ++k) {
         for (int line = 0; line < fetch.lines; ++line, fetch.from += kLanes) {
-            _mm_prefetch((const char*)fetch.from, _MM_HINT_T1);
+            prefetch_far(fetch.from);
         }
-        const __m512i left = _mm512_loadu_si512(panel);
-        const __m512i right = _mm512_loadu_si512(panel + kLanes);
-#pragma GCC unroll 12
-        for (int row = 0; row < Rows; ++row) {
-            const __m512i a = broadcast_word(in + row * in_stride);
-            sums[row][0] = E::dot(sums[row][0], left, a);
-            sums[row][1] = E::dot(sums[row][1], right, a);
-        }
+        tile_part<E, 0>(in, in_stride, panel, sums);
+        if constexpr (E::kParts == 2) tile_part<E, 1>(in, in_stride, panel, sums);
         panel += kPanel;
-        ++in;
+        in += E::kParts;
     }
+}
+
+template <class E, int Part>
+HEADRACE_INLINE void row_part(const uint32_t* in, Words left_words, Words right_words, Floats& left,
+                              Floats& right) {
+    const auto a = E::factor(in + Part);
+    left = E::dot(left, E::template part<Part>(left_words), a);
+    right = E::dot(right, E::template part<Part>(right_words), a);
 }
 
 // Computes one row, reading each word once, as the panel makes it. Words are added in the same
@@ -87,34 +108,82 @@ inline void tile_sums(const uint32_t* in, int64_t in_stride, const uint32_t* pan
 template <class E, class Panel, class Finish>
 void row_product(const uint32_t* in, const Panel& panel, int words, const Finish& finish,
                  int64_t row) {
-    __m512 left = _mm512_setzero_ps(), right = _mm512_setzero_ps();
+    Floats left = zeros(), right = zeros();
 #pragma GCC unroll 4
     for (int k = 0; k < words; ++k) {
-        const __m512i a = broadcast_word(in + k);
-        left = E::dot(left, panel.word(k, 0), a);
-        right = E::dot(right, panel.word(k, 1), a);
+        const Words left_words = panel.word(k, 0), right_words = panel.word(k, 1);
+        row_part<E, 0>(in, left_words, right_words, left, right);
+        if constexpr (E::kParts == 2) row_part<E, 1>(in, left_words, right_words, left, right);
+        in += E::kParts;
     }
     finish(row, left, right);
 }
 
-template <class E, int Rows, class Finish>
-void tile(const uint32_t* in, int64_t in_stride, const uint32_t* panel, int depth, Fetch fetch,
-          float* partial, bool first, bool last, const Finish& finish, int64_t row) {
-    __m512 sums[Rows][2];
+// A block of a tile's words. partial: the sums of the blocks before it, if it is not the first.
+struct TileBlock {
+    const uint32_t* in;
+    int64_t in_stride;
+    const uint32_t* panel;
+    int depth;
+    Fetch fetch;
+    float* partial;
+    bool is_first, is_last;
+};
+
+// Computes `Halves` halves of the panel from `half` on.
+template <class E, int Rows, int Halves>
+HEADRACE_INLINE void tile_halves(const TileBlock& block, int half, Floats (&sums)[Rows][Halves]) {
     for (int r = 0; r < Rows; ++r) {
-        for (int half = 0; half < 2; ++half) {
-            sums[r][half] = first ? _mm512_setzero_ps()
-                                  : _mm512_loadu_ps(partial + r * kPanel + half * kLanes);
+        for (int h = 0; h < Halves; ++h) {
+            const float* before = block.partial + r * kPanel + (half + h) * kLanes;
+            sums[r][h] = block.is_first ? zeros() : load(before);
         }
     }
-    tile_sums<E, Rows>(in, in_stride, panel, depth, fetch, sums);
-    for (int r = 0; r < Rows; ++r) {
-        if (last) {
-            finish(row + r, sums[r][0], sums[r][1]);
-        } else {
-            _mm512_storeu_ps(partial + r * kPanel, sums[r][0]);
-            _mm512_storeu_ps(partial + r * kPanel + kLanes, sums[r][1]);
+    const Fetch fetch = half ? Fetch{nullptr, 0} : block.fetch;
+    tile_sums<E, Rows, Halves>(block.in, block.in_stride, block.panel + half * kLanes, block.depth,
+                               fetch, sums);
+}
+
+template <class E, int Rows, class Finish>
+void tile(const TileBlock& block, const Finish& finish, int64_t row) {
+    for (int half = 0; half < 2; half += kTileHalves) {
+        Floats sums[Rows][kTileHalves];
+        tile_halves<E, Rows, kTileHalves>(block, half, sums);
+        const bool finishes = block.is_last && half + kTileHalves == 2;
+        for (int r = 0; r < Rows; ++r) {
+            float* partial = block.partial + r * kPanel;
+            if (finishes) {
+                const Floats left = kTileHalves == 2 ? sums[r][0] : load(partial);
+                finish(row + r, left, sums[r][kTileHalves - 1]);
+            } else {
+                for (int h = 0; h < kTileHalves; ++h) {
+                    store(partial + (half + h) * kLanes, sums[r][h]);
+                }
+            }
         }
+    }
+}
+
+// Computes a tile of `height` rows, 2 to kTileRows.
+template <class E, class Finish>
+void tile_of_height(int height, const TileBlock& block, const Finish& finish, int64_t row) {
+    switch (height) {
+#define HEADRACE_TILE(n)                                                          \
+    case n:                                                                       \
+        if constexpr (n <= kTileRows) return tile<E, n>(block, finish, row); \
+        break;
+        HEADRACE_TILE(2)
+        HEADRACE_TILE(3)
+        HEADRACE_TILE(4)
+        HEADRACE_TILE(5)
+        HEADRACE_TILE(6)
+        HEADRACE_TILE(7)
+        HEADRACE_TILE(8)
+        HEADRACE_TILE(9)
+        HEADRACE_TILE(10)
+        HEADRACE_TILE(11)
+        HEADRACE_TILE(12)
+#undef HEADRACE_TILE
     }
 }
 
@@ -129,8 +198,8 @@ inline Fetch fetch_of(const uint32_t* next, int64_t block, int k, int64_t t, int
     return {from + (t - 1) * (int64_t)depth * kLanes, 1};
 }
 
-// Calls finish(row, left, right) with each row's 32 sums. partial: scratch [kBlockRows, kPanel],
-// used only if the weight is deeper than Panel::kDepth words.
+// Calls finish(row, left, right) with each row's 32 sums. in_stride: in words. partial: scratch
+// [kBlockRows, kPanel].
 template <class E, class Panel, class Finish>
 void panel_product(const uint32_t* in, int64_t in_stride, int64_t rows, const Panel& panel,
                    int words, float* partial, const Finish& finish) {
@@ -146,29 +215,15 @@ void panel_product(const uint32_t* in, int64_t in_stride, int64_t rows, const Pa
             for (int64_t t = 0; t < tiles; ++t) {  // of about the same height
                 const int64_t row = block_rows * t / tiles;
                 const int height = (int)(block_rows * (t + 1) / tiles - row);
-                const uint32_t* from = in + (block + row) * in_stride + k;
-                float* sums = partial + row * kPanel;
-                const Fetch fetch = fetch_of(panel.next, block, k, t, tiles, depth);
-                const bool first = k == 0, last = k + depth == words;
-                switch (height) {
-#define HEADRACE_TILE(n)                                                                     \
-    case n:                                                                                  \
-        tile<E, n>(from, in_stride, weights, depth, fetch, sums, first, last, finish,        \
-                   block + row);                                                             \
-        break;
-                    HEADRACE_TILE(2)
-                    HEADRACE_TILE(3)
-                    HEADRACE_TILE(4)
-                    HEADRACE_TILE(5)
-                    HEADRACE_TILE(6)
-                    HEADRACE_TILE(7)
-                    HEADRACE_TILE(8)
-                    HEADRACE_TILE(9)
-                    HEADRACE_TILE(10)
-                    HEADRACE_TILE(11)
-                    HEADRACE_TILE(12)
-#undef HEADRACE_TILE
-                }
+                const TileBlock tile_block{in + (block + row) * in_stride + k * E::kParts,
+                                           in_stride,
+                                           weights,
+                                           depth,
+                                           fetch_of(panel.next, block, k, t, tiles, depth),
+                                           partial + row * kPanel,
+                                           k == 0,
+                                           k + depth == words};
+                tile_of_height<E>(height, tile_block, finish, block + row);
             }
         }
     }

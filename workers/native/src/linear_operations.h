@@ -10,6 +10,7 @@ class LinearOperations : public LoraOperations<E> {
   protected:
     using Base = LoraOperations<E>;
     using typename Base::Element;
+    using typename Base::Row;
     using Base::arena_;
     using Base::buffers_;
     using Base::row_of;
@@ -28,10 +29,10 @@ class LinearOperations : public LoraOperations<E> {
     // padded to whole panels.
     void linear(const Instruction& i, int rows, int panel, Scratch& scratch) {
         if (i.sizes[2] == 2) {
-            return i.packed ? gated<E>(i, rows, panel, scratch)
+            return i.packed ? gated<Row>(i, rows, panel, scratch)
                             : gated<F32>(i, rows, panel, scratch);
         }
-        return i.packed ? plain<E>(i, rows, panel, scratch) : plain<F32>(i, rows, panel, scratch);
+        return i.packed ? plain<Row>(i, rows, panel, scratch) : plain<F32>(i, rows, panel, scratch);
     }
 
     template <class Finish>
@@ -42,7 +43,7 @@ class LinearOperations : public LoraOperations<E> {
         float* sums = scratch.sums.data();
         if (i.sizes[4] == 2) return multiply_bytes(i, rows, panel, sums, finish);
         const auto* in = (const uint32_t*)packed_row(i.in[0], 0);
-        const int64_t stride = buffers_[i.in[0].buffer].width / E::kPerWord;
+        const int64_t stride = buffers_[i.in[0].buffer].width / Row::kPerWord;
         if (i.sizes[4] == 0) {
             const StoredPanel words{(const uint32_t*)i.data[0] + number, next_panel(i, panel)};
             panel_product<E>(in, stride, rows, words, i.sizes[1], sums, finish);
@@ -50,10 +51,10 @@ class LinearOperations : public LoraOperations<E> {
         }
         const RoundedPanel<E> words{(const int8_t*)i.data[0] + number * E::kPerWord,
                                     scratch.words};
-        const __m512 left = _mm512_loadu_ps(scales), right = _mm512_loadu_ps(scales + kLanes);
+        const Floats left = load(scales), right = load(scales + kLanes);
         panel_product<E>(in, stride, rows, words, i.sizes[1], sums,
-                         [&](int64_t row, __m512 a, __m512 b) {
-                             finish(row, _mm512_mul_ps(a, left), _mm512_mul_ps(b, right));
+                         [&](int64_t row, Floats a, Floats b) {
+                             finish(row, a * left, b * right);
                          });
     }
 
@@ -77,40 +78,39 @@ class LinearOperations : public LoraOperations<E> {
         const int64_t all = round_up(i.sizes[0], kPanel);
         const auto* scales = (const float*)i.data[2] + first;
         const auto* excess = (const int32_t*)i.data[2] + all + first;
-        const __m512 left = _mm512_loadu_ps(scales), right = _mm512_loadu_ps(scales + kLanes);
-        const __m512i left_excess = _mm512_loadu_si512(excess);
-        const __m512i right_excess = _mm512_loadu_si512(excess + kLanes);
+        const Floats left = load(scales), right = load(scales + kLanes);
+        const Words left_excess = load_words(excess);
+        const Words right_excess = load_words(excess + kLanes);
         const auto* in = (const uint32_t*)(arena_.start() + starts_[i.in[0].buffer]);
         const int64_t stride = buffers_[i.in[0].buffer].width / Int8::kPerWord;
         const StoredPanel words{(const uint32_t*)i.data[0] + first * i.sizes[1],
                                 next_panel(i, panel)};
         panel_product<Int8>(
-            in, stride, rows, words, i.sizes[1], sums, [&](int64_t row, __m512 a, __m512 b) {
-                const __m512 scale = _mm512_set1_ps(*row_of(i.in[1], row));
-                const __m512i x = _mm512_sub_epi32(_mm512_castps_si512(a), left_excess);
-                const __m512i y = _mm512_sub_epi32(_mm512_castps_si512(b), right_excess);
-                finish(row, _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(x), left), scale),
-                       _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(y), right), scale));
+            in, stride, rows, words, i.sizes[1], sums, [&](int64_t row, Floats a, Floats b) {
+                const Floats scale = splat(*row_of(i.in[1], row));
+                const Floats x = to_floats(as_words(a) - left_excess);
+                const Floats y = to_floats(as_words(b) - right_excess);
+                finish(row, x * left * scale, y * right * scale);
             });
     }
 
     template <class Out>
     void plain(const Instruction& i, int rows, int panel, Scratch& scratch) {
         const int64_t first = (int64_t)panel * kPanel;
-        const __mmask16 left = lanes(first, i.sizes[0]), right = lanes(first + kLanes, i.sizes[0]);
+        const Mask left = lanes(first, i.sizes[0]), right = lanes(first + kLanes, i.sizes[0]);
         const float* bias = i.data[1] ? (const float*)i.data[1] + first : nullptr;
-        const __m512 bias_left = bias ? _mm512_loadu_ps(bias) : _mm512_setzero_ps();
-        const __m512 bias_right = bias ? _mm512_loadu_ps(bias + kLanes) : _mm512_setzero_ps();
-        const __m512 scale = _mm512_set1_ps(i.numbers[0]);
+        const Floats bias_left = bias ? load(bias) : zeros();
+        const Floats bias_right = bias ? load(bias + kLanes) : zeros();
+        const Floats scale = splat(i.numbers[0]);
         const bool adapts = this->has_adapters(i);
-        multiply(i, rows, panel, scratch, [&](int64_t row, __m512 a, __m512 b) {
+        multiply(i, rows, panel, scratch, [&](int64_t row, Floats a, Floats b) {
             if (adapts) this->expand(i, row, panel, a, b);
             auto* to = this->template out_row<Out>(i, row, first);
-            a = _mm512_add_ps(a, bias_left);
-            b = _mm512_add_ps(b, bias_right);
+            a = a + bias_left;
+            b = b + bias_right;
             if (i.sizes[2] == 1) {
-                a = _mm512_fmadd_ps(a, scale, Out::load(to, left));
-                b = _mm512_fmadd_ps(b, scale, Out::load(to + kLanes, right));
+                a = fma(a, scale, Out::load(to, left));
+                b = fma(b, scale, Out::load(to + kLanes, right));
             } else if (i.sizes[3]) {
                 a = activate(i.sizes[3], a);
                 b = activate(i.sizes[3], b);
@@ -123,17 +123,17 @@ class LinearOperations : public LoraOperations<E> {
     template <class Out>
     void gated(const Instruction& i, int rows, int panel, Scratch& scratch) {
         const int64_t first = (int64_t)panel * kLanes;
-        const __mmask16 mask = lanes(first, i.sizes[0] / 2);
+        const Mask mask = lanes(first, i.sizes[0] / 2);
         const float* bias = i.data[1] ? (const float*)i.data[1] + (int64_t)panel * kPanel : nullptr;
         const bool adapts = this->has_adapters(i);
-        multiply(i, rows, panel, scratch, [&](int64_t row, __m512 gate, __m512 partner) {
+        multiply(i, rows, panel, scratch, [&](int64_t row, Floats gate, Floats partner) {
             if (adapts) this->expand(i, row, panel, gate, partner);
             if (bias) {
-                gate = _mm512_add_ps(gate, _mm512_loadu_ps(bias));
-                partner = _mm512_add_ps(partner, _mm512_loadu_ps(bias + kLanes));
+                gate = gate + load(bias);
+                partner = partner + load(bias + kLanes);
             }
             Out::store(this->template out_row<Out>(i, row, first),
-                       _mm512_mul_ps(activate(i.sizes[3], gate), partner), mask);
+                       activate(i.sizes[3], gate) * partner, mask);
         });
     }
 };

@@ -13,6 +13,7 @@ class LoraOperations : public RowOperations<E> {
   protected:
     using Base = RowOperations<E>;
     using typename Base::Element;
+    using typename Base::Row;
     using Base::Base;
     using Base::packed_row;
     using Base::row_of;
@@ -48,15 +49,15 @@ class LoraOperations : public RowOperations<E> {
     bool has_adapters(const Instruction& i) const { return step_->slots && i.sizes[5] >= 0; }
 
     // Adds the result of `shrink` times the panel's `up` to a row's sums with that panel.
-    void expand(const Instruction& i, int64_t row, int panel, __m512& left, __m512& right) const {
+    void expand(const Instruction& i, int64_t row, int panel, Floats& left, Floats& right) const {
         const Adapter* adapter = adapter_of(i, row);
         if (!adapter) return;
         const float* inner = inner_.data() + row * step_->max_rank;
         const auto* up = (const Element*)adapter->up + (int64_t)panel * adapter->rank * kPanel;
         for (int32_t r = 0; r < adapter->rank; ++r, up += kPanel) {
-            const __m512 x = _mm512_set1_ps(inner[r]);
-            left = _mm512_fmadd_ps(x, E::load(up, 0xFFFF), left);
-            right = _mm512_fmadd_ps(x, E::load(up + kLanes, 0xFFFF), right);
+            const Floats x = splat(inner[r]);
+            left = fma(x, E::load(up), left);
+            right = fma(x, E::load(up + kLanes), right);
         }
     }
 
@@ -80,7 +81,7 @@ class LoraOperations : public RowOperations<E> {
         last = std::min(last, adapter->rank);
         float* to = inner_.data() + row * step_->max_rank;
         if (i.packed) {
-            products<E>(*adapter, packed_row(i.in[0], row), i.sizes[0], first, last, to);
+            products<Row>(*adapter, packed_row(i.in[0], row), i.sizes[0], first, last, to);
         } else {
             products<F32>(*adapter, row_of(i.in[0], row), i.sizes[0], first, last, to);
         }
@@ -100,17 +101,17 @@ class LoraOperations : public RowOperations<E> {
     template <class In, int Count>
     static void dots(const Element* down, const typename In::Element* row, int64_t width,
                      float* to) {
-        __m512 sums[Count];
-        for (int n = 0; n < Count; ++n) sums[n] = _mm512_setzero_ps();
+        Floats sums[Count];
+        for (int n = 0; n < Count; ++n) sums[n] = zeros();
         for (int64_t d = 0; d < width; d += kLanes) {
-            const __mmask16 mask = lanes(d, width);
-            const __m512 x = In::load(row + d, mask);
+            const Mask mask = lanes(d, width);
+            const Floats x = In::load(row + d, mask);
 #pragma GCC unroll 4
             for (int n = 0; n < Count; ++n) {
-                sums[n] = _mm512_fmadd_ps(x, E::load(down + n * width + d, mask), sums[n]);
+                sums[n] = fma(x, E::load(down + n * width + d, mask), sums[n]);
             }
         }
-        for (int n = 0; n < Count; ++n) to[n] = _mm512_reduce_add_ps(sums[n]);
+        for (int n = 0; n < Count; ++n) to[n] = sum(sums[n]);
     }
 
     std::vector<float> inner_;  // [rows, max_rank]

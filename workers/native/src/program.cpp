@@ -41,6 +41,7 @@ class Program : AttentionOperations<E> {
 
   private:
     using Base = AttentionOperations<E>;
+    using typename Base::Row;
     using Base::layers_;
     using Base::plans_;
     using Base::scratch_;
@@ -131,7 +132,7 @@ class Program : AttentionOperations<E> {
             case kEmbed:
                 return this->embed(instruction, row);
             case kNorm:
-                return instruction.packed ? this->template norm_heads<E>(instruction, row)
+                return instruction.packed ? this->template norm_heads<Row>(instruction, row)
                                           : this->template norm_heads<F32>(instruction, row);
             case kConvert:
                 return this->convert(instruction, row);
@@ -140,7 +141,7 @@ class Program : AttentionOperations<E> {
             case kWrite:
                 return this->write(instruction, row);
             case kCombine:
-                return instruction.packed ? this->template combined<E>(instruction, row)
+                return instruction.packed ? this->template combined<Row>(instruction, row)
                                           : this->template combined<F32>(instruction, row);
             case kGather:
                 return this->gather(instruction, row);

@@ -1,6 +1,7 @@
 // Instructions that compute one row after another.
 #pragma once
 
+#include "elements.h"
 #include "row_functions.h"
 #include "state.h"
 
@@ -11,6 +12,7 @@ class RowOperations : public State<E> {
   protected:
     using Base = State<E>;
     using typename Base::Element;
+    using typename Base::Row;
     using Base::arena_;
     using Base::buffers_;
     using Base::row_of;
@@ -28,11 +30,12 @@ class RowOperations : public State<E> {
         float* to = row_of(i.out, row);
         if (i.sizes[4]) return embed_from_panels(i, id, to);
         for (int64_t d = 0; d < i.sizes[0]; d += kLanes) {
-            const __mmask16 mask = lanes(d, i.sizes[0]);
+            const Mask mask = lanes(d, i.sizes[0]);
             const int64_t at = id * i.sizes[0] + d;
-            const __m512 x = i.sizes[1] ? E::load((const Element*)i.data[0] + at, mask)
-                                        : F32::load((const float*)i.data[0] + at, mask);
-            _mm512_mask_storeu_ps(to + d, mask, x);
+            store(to + d,
+                  i.sizes[1] ? E::load((const Element*)i.data[0] + at, mask)
+                             : load((const float*)i.data[0] + at, mask),
+                  mask);
         }
     }
 
@@ -43,7 +46,7 @@ class RowOperations : public State<E> {
             Element pair[2] = {0, 0};
             std::memcpy(pair, from + word * kPanel, 4);
             for (int64_t n = 0; n < E::kPerWord && word * E::kPerWord + n < i.sizes[0]; ++n) {
-                to[word * E::kPerWord + n] = _mm512_cvtss_f32(E::load(pair + n, 1));
+                to[word * E::kPerWord + n] = E::value(pair[n]);
             }
         }
     }
@@ -65,36 +68,35 @@ class RowOperations : public State<E> {
         const float* from = row_of(i.in[0], row);
         auto* to = (uint8_t*)(arena_.start() + starts_[i.out.buffer]) +
                    row * buffers_[i.out.buffer].width;
-        __m512 maximum = _mm512_setzero_ps();
-        __mmask16 no_numbers = 0;
+        Floats magnitude = zeros();
+        Mask no_numbers = is_nan(magnitude);
         for (int64_t d = 0; d < i.sizes[0]; d += kLanes) {
-            const __m512 x = _mm512_maskz_loadu_ps(lanes(d, i.sizes[0]), from + d);
-            maximum = _mm512_max_ps(maximum, _mm512_abs_ps(x));
-            no_numbers |= _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+            const Floats x = load(from + d, lanes(d, i.sizes[0]));
+            magnitude = max(magnitude, abs(x));
+            no_numbers = no_numbers | is_nan(x);
         }
-        float scale = std::max(_mm512_reduce_max_ps(maximum) / 127.0f, 1e-30f);
+        float scale = std::max(maximum(magnitude) / 127.0f, 1e-30f);
         // Bytes cannot represent NaN; the scale can, and makes the whole product NaN.
-        if (no_numbers) scale = std::numeric_limits<float>::quiet_NaN();
-        const __m512 inverse = _mm512_set1_ps(1.0f / scale);
+        if (any(no_numbers)) scale = std::numeric_limits<float>::quiet_NaN();
+        const Floats inverse = splat(1.0f / scale);
         for (int64_t d = 0; d < i.sizes[0]; d += kLanes) {
-            const __mmask16 mask = lanes(d, i.sizes[0]);
-            const __m512 x = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, from + d), inverse);
-            const __m512i shifted = _mm512_add_epi32(_mm512_cvtps_epi32(x), _mm512_set1_epi32(128));
-            _mm_mask_storeu_epi8(to + d, mask, _mm512_cvtusepi32_epi8(shifted));
+            const Mask mask = lanes(d, i.sizes[0]);
+            const Words rounded = to_words(load(from + d, mask) * inverse);
+            store_bytes(to + d, rounded + splat_word(128), mask);
         }
         std::memset(to + i.sizes[0], 128, i.sizes[1]);
         *row_of(i.in[1], row) = scale;
     }
 
-    // Converts sizes[0] numbers to the products' type; the next sizes[1] become zero.
+    // Converts sizes[0] numbers to the type of rows; the next sizes[1] become zero.
     void convert(const Instruction& i, int64_t row) {
         const float* from = row_of(i.in[0], row);
-        Element* to = packed_row(i.out, row);
+        auto* to = packed_row(i.out, row);
         for (int64_t d = 0; d < i.sizes[0]; d += kLanes) {
-            const __mmask16 mask = lanes(d, i.sizes[0]);
-            E::store(to + d, _mm512_maskz_loadu_ps(mask, from + d), mask);
+            const Mask mask = lanes(d, i.sizes[0]);
+            Row::store(to + d, load(from + d, mask), mask);
         }
-        std::memset(to + i.sizes[0], 0, i.sizes[1] * sizeof(Element));
+        std::memset(to + i.sizes[0], 0, i.sizes[1] * sizeof *to);
     }
 
     // Works in place, on `out`. sizes: heads, stride between heads, rotated numbers of each, the

@@ -25,6 +25,7 @@ template <class E>
 class State {
   protected:
     using Element = typename E::Element;
+    using Row = typename E::Row;
 
     State(const Buffer* buffers, int num_buffers, int num_threads, int block_size)
         : buffers_(buffers, buffers + num_buffers),
@@ -37,7 +38,7 @@ class State {
         int64_t bytes = 0;
         for (size_t i = 0; i < buffers_.size(); ++i) {
             starts_[i] = bytes;
-            const int64_t sizes[] = {sizeof(float), sizeof(Element), 1};
+            const int64_t sizes[] = {sizeof(float), sizeof(typename Row::Element), 1};
             const int64_t size = sizes[buffers_[i].kind];
             bytes += round_up(size * buffers_[i].width * step_->rows + kCacheLine, kCacheLine);
         }
@@ -49,8 +50,8 @@ class State {
                row * buffers_[operand.buffer].width + operand.offset;
     }
 
-    Element* packed_row(Operand operand, int64_t row) const {
-        return (Element*)(arena_.start() + starts_[operand.buffer]) +
+    typename Row::Element* packed_row(Operand operand, int64_t row) const {
+        return (typename Row::Element*)(arena_.start() + starts_[operand.buffer]) +
                row * buffers_[operand.buffer].width + operand.offset;
     }
 
@@ -87,7 +88,7 @@ class State {
 
     static CacheShape shape_of(const AttentionSizes& sizes) {
         return {sizes.kv_heads, (sizes.key_dim + E::kPerWord - 1) / E::kPerWord,
-                (int)round_up(sizes.value_dim, kLanes), E::kPerWord};
+                (int)round_up(sizes.value_dim, kLanes), E::kPerWord, E::kParts};
     }
 
     std::vector<Buffer> buffers_;

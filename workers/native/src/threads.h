@@ -6,7 +6,6 @@
 // core if it lasts longer: other processes may need it.
 #pragma once
 
-#include <immintrin.h>
 #include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
@@ -18,6 +17,8 @@
 #include <cstdint>
 #include <thread>
 #include <vector>
+
+#include "simd/simd.h"
 
 namespace headrace {
 
@@ -58,7 +59,7 @@ class Threads {
 
     static void spin_wait(int attempt) {
         if (attempt < kSpins) {
-            _mm_pause();
+            pause();
         } else {
             sched_yield();
         }
@@ -83,7 +84,7 @@ class Threads {
     void wait_for_next(uint32_t seen) {
         for (int attempt = 0; attempt < kSpins; ++attempt) {
             if (epoch_.load() != seen) return;
-            _mm_pause();
+            pause();
         }
         sleeping_.fetch_add(1);
         while (epoch_.load() == seen) {
