@@ -10,6 +10,7 @@ in a step of many rows. Both run in one process, in turn; figures are medians of
 import argparse
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from headrace.workers.native.program import CompiledProgram
 from headrace.workers.native.runner import NativeRunner
 from headrace.workers.torch_runner.model_runner import ModelRunner
 
-_VOCAB = 32_000
+_VOCAB, _HEAD_DIM = 32_000, 64
 _BLOCK = 16
 _CONTEXT = 160  # of a decode
 _PROMPT = 512
@@ -35,21 +36,19 @@ Runner = NativeRunner | ModelRunner
 
 def make_model(options: argparse.Namespace) -> PreTrainedModel:
     """Return a random model with these sizes."""
-    config = Qwen3MoeConfig(
-        vocab_size=_VOCAB,
-        hidden_size=options.hidden,
-        num_hidden_layers=options.layers,
-        num_attention_heads=options.hidden // 64,
-        num_key_value_heads=max(1, options.hidden // 256),
-        head_dim=64,
-        num_local_experts=options.experts,
-        num_experts_per_tok=options.chosen,
-        moe_intermediate_size=options.inner,
-        norm_topk_prob=True,
-        tie_word_embeddings=True,
-        dtype="bfloat16",
-    )
-    return Qwen3MoeForCausalLM(config).to(torch.bfloat16).eval()
+    sizes: dict[str, Any] = {
+        "vocab_size": _VOCAB,
+        "hidden_size": options.hidden,
+        "num_hidden_layers": options.layers,
+        "num_attention_heads": options.hidden // _HEAD_DIM,
+        "num_key_value_heads": max(1, options.hidden // _HEAD_DIM // 4),
+        "head_dim": _HEAD_DIM,
+        "num_experts": options.experts,
+        "num_experts_per_tok": options.chosen,
+        "moe_intermediate_size": options.inner,
+    }
+    config = Qwen3MoeConfig(**sizes, norm_topk_prob=True, tie_word_embeddings=True)
+    return Qwen3MoeForCausalLM(config).bfloat16().eval()
 
 
 def make_runners(options: argparse.Namespace) -> tuple[NativeRunner, ModelRunner]:
@@ -105,8 +104,7 @@ def main() -> None:
     native, plain = make_runners(options)
     print(f"weights of the program: {native.weight_bytes / 2**20:.0f} MiB")
     loads: dict[str, Callable[[Runner], Turn]] = {
-        f"decode, batch {batch}": lambda runner, batch=batch: decode(runner, batch)
-        for batch in _BATCHES
+        f"decode, batch {batch}": partial(decode, batch=batch) for batch in _BATCHES
     }
     loads[f"prefill of {_PROMPT} tokens"] = prefill
     for name, load in loads.items():

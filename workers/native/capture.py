@@ -204,10 +204,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             weights = logits.new_zeros((rows, kind.count))
             chosen = logits.new_zeros((rows, kind.count), dtype=torch.long)
         bias, choice_bias = (routing.vector(use, given) for use in ("bias", "choice"))
-        data = {"weight": routing.weight, "bias": bias, "transposed": False, "exact": True}
-        self._add("linear", (self._view(x),), logits, data)
-        data = {"kind": kind, "choice_bias": choice_bias, "experts": len(routing.weight)}
-        self._add("route", (self._view(logits),), weights, data)
+        linear = {"weight": routing.weight, "bias": bias, "transposed": False, "exact": True}
+        self._add("linear", (self._view(x),), logits, linear)
+        route = {"kind": kind, "choice_bias": choice_bias, "experts": len(routing.weight)}
+        self._add("route", (self._view(logits),), weights, route)
         self._add("chosen", (self._view(weights),), chosen, {})
         return logits, weights, chosen
 
@@ -218,7 +218,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         views = [self._view(value) for value in others]
         views.sort(key=lambda view: view.node.kind == "chosen")
         if len(views) != 2 or views[1].node.kind != "chosen":
-            raise NotStatic(f"it calls {type(module).__name__} with more than rows and their routes")
+            raise NotStatic(
+                f"it calls {type(module).__name__} with more than rows and their routes"
+            )
         with self._paused():
             output = x.new_zeros(x.shape)
         self._add("experts", (self._view(x), *views), output, {"experts": experts})

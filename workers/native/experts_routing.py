@@ -141,7 +141,7 @@ class _Trial:
             logits = self._logits + roles.get("bias", torch.zeros(()))
             for kind in self._kinds(count):
                 ours = kind.weights(logits, roles.get("choice"))
-                factor = float((weights.sum() / ours.sum()))
+                factor = float(weights.sum() / ours.sum())
                 if torch.allclose(ours * factor, weights, rtol=1e-4, atol=1e-6):
                     return replace(kind, factor=self._exact(factor)), uses
         return None

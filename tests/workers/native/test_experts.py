@@ -64,6 +64,11 @@ def randomize(module: torch.nn.Module, factor: float) -> None:
         value.data = (factor * torch.randn(value.shape, generator=generator)).to(value.dtype)
 
 
+def make(kind: Any, config: SimpleNamespace) -> torch.nn.Module:
+    module: torch.nn.Module = kind(config)
+    return module
+
+
 def layers(model: PreTrainedModel) -> list[Any]:
     return list(model.model.layers)
 
@@ -72,29 +77,29 @@ def layers(model: PreTrainedModel) -> list[Any]:
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_are_transformers_own(tmp_path: Path, name: str) -> None:
     beginning, own = MODELS[name]
-    names = {"config": f"{beginning}Config", "model": f"{beginning}ForCausalLM"}
-    model, hook = load(tmp_path, {**EXPERTS, **own}, **names)
+    config, kind = f"{beginning}Config", f"{beginning}ForCausalLM"
+    model, hook = load(tmp_path, {**EXPERTS, **own}, config=config, model=kind)
     tokens = tokens_of(LENGTH)
     assert_close(logits(CompiledProgram(model, hook, 2), tokens), reference(model, tokens))
 
 
 ROUTER = SimpleNamespace(
-    **EXPERTS, num_experts=8, hidden_size=32, norm_topk_prob=True, routed_scaling_factor=2.5, n_group=4,
-    topk_group=2, topk_method="group_limited_greedy", moe_norm_min=1e-12,
+    **EXPERTS, num_experts=8, hidden_size=32, norm_topk_prob=True, routed_scaling_factor=2.5,
+    n_group=4, topk_group=2, topk_method="group_limited_greedy", moe_norm_min=1e-12,
 )  # fmt: skip
 GREEDY = SimpleNamespace(**{**vars(ROUTER), "topk_method": "greedy"})
 ROUTERS: dict[str, tuple[torch.nn.Module, RoutingKind]] = {
     "best of a softmax": (
-        DeepseekV2TopkRouter(GREEDY), RoutingKind(3, factor=2.5)
+        make(DeepseekV2TopkRouter, GREEDY), RoutingKind(3, factor=2.5)
     ),
     "best groups of a softmax": (
-        DeepseekV2TopkRouter(ROUTER), RoutingKind(3, groups=4, kept_groups=2, factor=2.5)
+        make(DeepseekV2TopkRouter, ROUTER), RoutingKind(3, groups=4, kept_groups=2, factor=2.5)
     ),
     "groups of sigmoids, biased": (
-        DeepseekV3TopkRouter(ROUTER), RoutingKind(3, True, True, 4, 2, True, 2.5)
+        make(DeepseekV3TopkRouter, ROUTER), RoutingKind(3, True, True, 4, 2, True, 2.5)
     ),
-    "biased softmax": (Ernie4_5_MoeTopKRouter(ROUTER), RoutingKind(3, normalized=True)),
-    "softmax of the best": (GptOssTopKRouter(ROUTER), RoutingKind(3, normalized=True)),
+    "biased softmax": (make(Ernie4_5_MoeTopKRouter, ROUTER), RoutingKind(3, normalized=True)),
+    "softmax of the best": (make(GptOssTopKRouter, ROUTER), RoutingKind(3, normalized=True)),
 }  # fmt: skip
 
 
@@ -116,7 +121,7 @@ def test_routers_are_known_by_what_they_do(tmp_path: Path, name: str) -> None:
 
 
 def test_vectors_that_a_router_is_called_with_count() -> None:
-    router = MiniMaxM2TopKRouter(SimpleNamespace(**EXPERTS, hidden_size=32))
+    router = make(MiniMaxM2TopKRouter, SimpleNamespace(**EXPERTS, hidden_size=32))
     randomize(router, 0.3)
     found = find_routing(router)
     assert found is not None
@@ -132,7 +137,7 @@ def test_another_routing_is_not_guessed(tmp_path: Path) -> None:
     model, hook = load(tmp_path, QWEN3_OPTIONS, **QWEN3)
     config = SimpleNamespace(**EXPERTS, hidden_size=32, router_jitter_noise=0.1,
                              input_jitter_noise=0.1)  # fmt: skip
-    layers(model)[1].mlp.gate = PhimoeTopKRouter(config)
+    layers(model)[1].mlp.gate = make(PhimoeTopKRouter, config)
     with pytest.raises(NotStatic, match="how PhimoeTopKRouter chooses experts is not known"):
         CompiledProgram(model, hook, 1)
 
@@ -155,7 +160,7 @@ def test_clamped_gates_with_biases_between_each_other(tmp_path: Path) -> None:
     config = SimpleNamespace(**EXPERTS, hidden_size=32, intermediate_size=24, swiglu_alpha=1.702,
                              swiglu_limit=3.0, _experts_implementation="eager")  # fmt: skip
     for layer in layers(model):
-        layer.mlp.experts = GptOssExperts(config)
+        layer.mlp.experts = make(GptOssExperts, config)
         randomize(layer.mlp.experts, 0.8)
     tokens = tokens_of(LENGTH)
     assert_close(logits(CompiledProgram(model, hook, 2), tokens), reference(model, tokens))

@@ -1,15 +1,15 @@
 // The attention instructions.
 #pragma once
 
-#include "linear_operations.h"
+#include "expert_operations.h"
 #include "attention_tiles.h"
 
 namespace headrace {
 
 template <class E>
-class AttentionOperations : public LinearOperations<E> {
+class AttentionOperations : public ExpertOperations<E> {
   protected:
-    using Base = LinearOperations<E>;
+    using Base = ExpertOperations<E>;
     using typename Base::Element;
     using typename Base::Row;
     using Base::arena_;

@@ -20,6 +20,11 @@ enum Operation : int32_t {
     kGather,
     kRound,
     kShrink,
+    kRoute,
+    kSortPairs,
+    kCopyRows,
+    kExpertsUp,
+    kExpertsDown,
 };
 
 // Where a value begins in the rows of a buffer. buffer: -1 none, -2 the step's output.
@@ -40,8 +45,9 @@ struct Instruction {
 };
 
 // width: numbers in a row. kind: 0 float32, 1 the type that products are computed in, 2 bytes.
+// copies: rows for each row of the step.
 struct Buffer {
-    int32_t width, kind;
+    int32_t width, kind, copies;
 };
 
 // A LoRA adapter's matrices for one linear layer, to whose product they add rows @ down.T @ up.

@@ -128,14 +128,16 @@ class RowOperations : public State<E> {
     }
 
     // in: a, and b or none. sizes: size, 1 to multiply, activation, 1 if data[0] holds b for all
-    // rows. numbers: the scales of a and b.
+    // rows, 1 to multiply by the one number of b. numbers: the scales of a and b.
     template <class Out>
     void combined(const Instruction& i, int64_t row) {
         const float* b = i.sizes[3] ? (const float*)i.data[0]
                          : i.in[1].buffer >= 0 ? row_of(i.in[1], row)
                                                : nullptr;
-        combine<Out>(row_of(i.in[0], row), b, this->template out_row<Out>(i, row, 0), i.sizes[0],
-                     i.numbers[0], i.numbers[1], i.sizes[1], i.sizes[2]);
+        const float scale = i.sizes[4] ? i.numbers[0] * *b : i.numbers[0];
+        combine<Out>(row_of(i.in[0], row), i.sizes[4] ? nullptr : b,
+                     this->template out_row<Out>(i, row, 0), i.sizes[0], scale, i.numbers[1],
+                     i.sizes[1], i.sizes[2]);
     }
 
     // Copies sizes[0] numbers of each logit row.

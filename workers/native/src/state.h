@@ -38,11 +38,15 @@ class State {
         int64_t bytes = 0;
         for (size_t i = 0; i < buffers_.size(); ++i) {
             starts_[i] = bytes;
-            const int64_t sizes[] = {sizeof(float), sizeof(typename Row::Element), 1};
-            const int64_t size = sizes[buffers_[i].kind];
-            bytes += round_up(size * buffers_[i].width * step_->rows + kCacheLine, kCacheLine);
+            const int64_t rows = (int64_t)step_->rows * buffers_[i].copies;
+            bytes += round_up(bytes_of_row((int)i) * rows + kCacheLine, kCacheLine);
         }
         if (bytes > arena_.bytes()) arena_ = Memory(bytes);
+    }
+
+    int64_t bytes_of_row(int buffer) const {
+        const int64_t sizes[] = {sizeof(float), sizeof(typename Row::Element), 1};
+        return sizes[buffers_[buffer].kind] * buffers_[buffer].width;
     }
 
     float* row_of(Operand operand, int64_t row) const {
