@@ -48,7 +48,9 @@ def make_model(options: argparse.Namespace) -> PreTrainedModel:
         "moe_intermediate_size": options.inner,
     }
     config = Qwen3MoeConfig(**sizes, norm_topk_prob=True, tie_word_embeddings=True)
-    return Qwen3MoeForCausalLM(config).bfloat16().eval()
+    model: PreTrainedModel = Qwen3MoeForCausalLM(config).bfloat16()
+    model.train(False)
+    return model
 
 
 def make_runners(options: argparse.Namespace) -> tuple[NativeRunner, ModelRunner]:

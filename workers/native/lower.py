@@ -391,8 +391,9 @@ class _Lowering:
         strides = {6: key_stride, 7: value_stride}
         self._op("write", node, (key, value), key, sizes=sizes | strides, numbers=numbers)
         sizes[6] = query_stride
-        self._op("attend", node, (query,), out, sizes=sizes, numbers=numbers)
-        self._op("finish_attend", node, (query,), out, sizes=sizes, numbers=numbers)
+        for kind in ("attend", "finish_attend"):
+            data = {"sinks": node.data["sinks"]}
+            self._op(kind, node, (query,), out, sizes=sizes, numbers=numbers, data=data)
 
     def _gather(self, node: Node) -> None:
         source = self._operand(node.inputs[0])

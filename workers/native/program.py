@@ -140,6 +140,9 @@ class CompiledProgram:
             self._norm(instruction, op.data)
         elif op.kind == "combine":
             instruction.sizes[2] = activation
+        elif op.kind in ("attend", "finish_attend"):
+            sinks = op.data["sinks"]
+            instruction.data[0] = self._float_address(sinks)
         elif op.kind == "route":
             instruction.data[0] = self._float_address(op.data["choice_bias"])
         elif weight is not None:
