@@ -21,6 +21,7 @@ from headrace.frontend.middleware import full_pool as full
 from headrace.frontend.middleware.access_log import AccessLog
 from headrace.frontend.middleware.asgi import ASGIApp
 from headrace.frontend.middleware.cors import with_cors
+from headrace.frontend.middleware.cut_off import CutOffMiddleware
 from headrace.frontend.middleware.response_log import ResponseLogMiddleware
 from headrace.frontend.pool.interface import Pool
 from headrace.frontend.process.drain import Drain
@@ -143,7 +144,8 @@ def _in_layers(app: Quart, context: Context, keys: KeyTable) -> ASGIApp:
     shapes = {messages.PATH: messages_errors.body}
     guarded = AccessMiddleware(limited, keys, app, shapes, config.allowed_origins)
     of_headers = (config.max_headers, config.max_header_bytes)
-    addressed = address.AddressMiddleware(guarded, config.root_path, *of_headers)
+    answering = CutOffMiddleware(guarded, context.drain, shapes)
+    addressed = address.AddressMiddleware(answering, config.root_path, *of_headers)
     return request_scope.RequestScopeMiddleware(
         _with_optional(addressed, config),
         context.metrics,

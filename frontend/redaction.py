@@ -43,10 +43,16 @@ class _Places:
     def add(self, paths: Iterable[Path]) -> None:
         """Hide more paths. Roots such as "/" are left out: they hide nothing."""
         shown = {str(path.absolute()) for path in paths}
-        self._paths |= {path for path in shown if path.strip("/")}
+        new = {path for path in shown if path.strip("/") and not self._is_hidden(path)}
+        if not new:
+            return
+        self._paths |= new
         longest_first = sorted(self._paths, key=len, reverse=True)
         names = "|".join(map(re.escape, longest_first))
         self.pattern = re.compile(rf"(?<![\w.-])(?:{names})(?![\w.-])[^\s'\"`,;)\]]*")
+
+    def _is_hidden(self, path: str) -> bool:
+        return any(path == hidden or path.startswith(f"{hidden}/") for hidden in self._paths)
 
 
 _PLACES = _Places()

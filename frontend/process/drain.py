@@ -20,7 +20,7 @@ QUIET_S = 5.0
 _POLL_S = 0.1
 
 # How long clients have to receive the error of an interrupted request.
-LAST_WORDS_S = 1.0
+LAST_WORDS_S = 3.0
 # Minimum time for closing idle connections in good order.
 CLOSE_S = 0.25
 
@@ -46,6 +46,11 @@ class Drain:
         """Note that an HTTP request has ended in any way."""
         self._before -= is_before
         self._changed.set()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time to finish requests is over."""
+        return self._is_over
 
     @property
     def keeps_connections(self) -> bool:

@@ -34,7 +34,7 @@ class SilenceWatch:
         age_s: of the heartbeat. stale_s: an owner that is silent for so long has died.
         """
         fresh_s = _UNWATCHED * stale_s
-        return or_(age_s > fresh_s, age_s < -fresh_s)
+        return or_(age_s >= fresh_s, age_s <= -fresh_s)
 
     def look(self, heartbeats: Mapping[str, float], stale_s: float) -> dict[str, float]:
         """Return for how long each of all suspect rows has been silent."""

@@ -250,7 +250,7 @@ def test_code_that_nothing_names_is_left_alone(
 def test_an_adapters_folder_is_no_model(
     folder: Path, prepare: Callable[..., PreparedModel]
 ) -> None:
-    """transformers would load the model that it names instead, from wherever."""
+    """The model that it names could be anyone's, and a folder says it in a file of its own."""
     config = {"peft_type": "LORA", "base_model_name_or_path": "stranger/model"}
     (folder / "adapter_config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match="so that it is an adapter"):

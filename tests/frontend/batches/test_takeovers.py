@@ -96,13 +96,16 @@ async def test_a_frontend_that_freezes_loses_its_batch(
         await pool.wait_for_streams(4)
 
         # It renews nothing any more.
+        is_frozen = asyncio.Event()
+
         async def frozen(*_: object) -> dict[str, StoredBatch]:
+            is_frozen.set()
             await asyncio.Event().wait()
             raise AssertionError
 
         with monkeypatch.context() as patch:
             patch.setattr(BatchOwnership, "renew", frozen)
-            await asyncio.sleep(0.1)
+            await is_frozen.wait()
         async with serve(**settings) as second:
             await pool.wait_for_streams(8)
             pool.release.set()

@@ -16,7 +16,10 @@ from tests.frontend.chat.tools.written import F_ARGUMENTS, TOOLS, WRITTEN
 
 ALL = [(spec, text) for spec, texts in WRITTEN.items() for text in texts]
 # Their marks around text are no content, whether or not there is a call.
-DROP_MARKS = (*("openai", "ernie45", "cohere_command3", "cohere_command4", "inkling", "kimi_k3"),)
+DROP_MARKS = (
+    *("openai", "ernie45", "cohere_command3", "cohere_command4", "gigachat3", "inkling"),
+    "kimi_k3",
+)
 # They end the output at a call, so that no text follows one.
 LAST = ("openai", "gigachat3", "granite-20b-fc")
 
