@@ -20,7 +20,7 @@ from transformers.modeling_utils import PreTrainedModel
 from headrace.workers.attention.backend import AttentionBatch, AttentionOptions
 from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.native.activations import find_activation
-from headrace.workers.native.experts_layers import ExpertLayers
+from headrace.workers.native.experts import ExpertLayers
 from headrace.workers.native.graph import (
     Graph,
     Node,
@@ -250,12 +250,17 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _record(self, func: Any, args: Any, kwargs: Any, output: torch.Tensor) -> None:
         if not self._any_traced((*args, *kwargs.values())):
             return  # does not depend on any token
+        name = func.overloadpacket.__name__
+        if name == "new_empty":
+            return  # without values
+        if name == "copy_":
+            check_arguments(func, args, kwargs)
+            return self._record_part(*args[:2])
         if func._schema.is_mutable:
             raise NotStatic(f"it modifies values in place: {func}")
         if output.untyped_storage().data_ptr() in self._values:
             return  # a view
         check_arguments(func, args, kwargs)
-        name = func.overloadpacket.__name__
         if name in _ACTIVATIONS:
             kind = name
             if name == "gelu" and kwargs.get("approximate", "none") == "tanh":
@@ -321,6 +326,29 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not (self._is_traced(args[0]) and self._is_traced(args[1])):
             raise NotStatic("it adds a constant")
         self._add("add", (self._view(args[0]), self._view(args[1])), output, {})
+
+    def _record_sub(self, args: Any, output: torch.Tensor) -> None:
+        if not (self._is_traced(args[0]) and self._is_traced(args[1])):
+            raise NotStatic("it subtracts a constant")
+        self._add("sub", (self._view(args[0]), self._view(args[1])), output, {})
+
+    def _record_part(self, target: torch.Tensor, source: torch.Tensor) -> None:
+        """Record a copy to a part of new memory, whose value has one node for all its parts."""
+        start = target.untyped_storage().data_ptr()
+        if start not in self._values:
+            rows, inner = self._row_layout(target)
+            width = target.untyped_storage().nbytes() // target.element_size() // rows
+            node = Node("assemble", (), width, rows == self._num_logit_rows, {"targets": ()})
+            self._values[start] = (node, target, rows, inner)
+            self._nodes.append(node)
+        part = self._view(target)
+        node = part.node
+        if node.kind != "assemble" or any(node in (v.node for v in n.inputs) for n in self._nodes):
+            raise NotStatic("it modifies values in place by copies")
+        self._nodes.remove(node)
+        self._nodes.append(node)  # after what it reads
+        node.inputs = (*node.inputs, self._view(source))
+        node.data["targets"] = (*node.data["targets"], (part.offset, part.dims))
 
     def _add_scale(
         self, x: Any, factor: Any, output: torch.Tensor, change: Callable[[float], float]

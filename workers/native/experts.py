@@ -1,4 +1,4 @@
-"""Find out what stacked experts compute, by trying them: class names say little.
+"""Find a model's experts and what they compute, by trying them: class names say little.
 
 transformers keeps the weights of a layer's experts in tensors of three dimensions. The trial runs
 the module's own forward with small random weights for two experts.
@@ -12,6 +12,8 @@ from typing import Any
 import torch
 
 from headrace.workers.native.activations import ACTIVATIONS
+from headrace.workers.native.experts_routing import Routing, find_routing, is_router
+from headrace.workers.native.graph import NotStatic
 
 _GATE_UP, _DOWN = "gate_up_proj", "down_proj"
 _NAMES = {_GATE_UP, _DOWN, f"{_GATE_UP}_bias", f"{_DOWN}_bias"}
@@ -154,3 +156,38 @@ def _copy_with(module: torch.nn.Module, values: dict[str, torch.Tensor]) -> Any:
     tried.__dict__["_parameters"] = values
     tried.__dict__["num_experts"] = 2
     return tried
+
+
+class ExpertLayers:
+    """A model's experts and routers, and what they compute."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._experts: dict[torch.nn.Module, Experts | None] = {}
+        self._routings: dict[torch.nn.Module, Routing | None] = {}
+        for parent in model.modules():
+            children = list(parent.children())
+            for module in (child for child in children if is_stacked(child)):
+                self._experts[module] = find_experts(module)
+                number = len(module.gate_up_proj)  # type: ignore[arg-type]
+                for router in (child for child in children if is_router(child, number)):
+                    self._routings[router] = find_routing(router)
+
+    def has_experts(self, module: torch.nn.Module) -> bool:
+        return module in self._experts
+
+    def is_router(self, module: torch.nn.Module) -> bool:
+        return module in self._routings
+
+    def experts(self, module: torch.nn.Module) -> Experts:
+        """Return the experts of a module. Raises NotStatic if they are not known."""
+        found = self._experts[module]
+        if found is None:
+            raise NotStatic(f"what the experts of {type(module).__name__} compute is not known")
+        return found
+
+    def routing(self, module: torch.nn.Module) -> Routing:
+        """Return the routing of a router. Raises NotStatic if it is not known."""
+        found = self._routings[module]
+        if found is None:
+            raise NotStatic(f"how {type(module).__name__} chooses experts is not known")
+        return found

@@ -18,6 +18,7 @@ import torch
 Operation = Literal[
     "embed", "norm", "linear", "convert", "rotate", "write", "attend", "finish_attend", "combine",
     "gather", "round", "shrink", "route", "sort_pairs", "copy_rows", "experts_up", "experts_down",
+    "copy_heads",
 ]  # fmt: skip
 
 

@@ -5,21 +5,20 @@ products read it. Buffers whose values are no longer needed are reused.
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
 from headrace.protocol.config import Quantization
 from headrace.workers.native.graph import Graph, Node, NotStatic, RowView
+from headrace.workers.native.instructions import (
+    Buffer,
+    BufferKind,
+    Lowered,
+    Op,
+    Operand,
+    share_buffers,
+)
 from headrace.workers.native.library import Operation
-
-
-class BufferKind(IntEnum):
-    """The number type of a buffer: float32, the type of the products, or 8-bit integers."""
-
-    FLOAT32 = 0
-    PRODUCT = 1
-    INT8 = 2
 
 
 class WeightFormat(IntEnum):
@@ -28,58 +27,6 @@ class WeightFormat(IntEnum):
     FLOAT = 0
     INT8_WEIGHT_ONLY = 1
     INT8_DYNAMIC = 2  # rows are rounded to 8 bits too
-
-
-@dataclass(eq=False, slots=True)
-class Buffer:
-    """Rows of `width` numbers.
-
-    copies: how many it has for each row of the step: one for each of its experts.
-    number: its index in the program; -1: not assigned yet.
-    """
-
-    width: int
-    kind: BufferKind = BufferKind.FLOAT32
-    copies: int = 1
-    number: int = -1
-
-
-@dataclass(frozen=True, slots=True)
-class Operand:
-    """The position of a value in a buffer's rows. buffer: None for the step's output."""
-
-    buffer: Buffer | None
-    offset: int = 0
-
-
-@dataclass(slots=True)
-class Op:
-    """One instruction; see `Instruction` in src/program.h. data: weights, still to be packed."""
-
-    kind: Operation
-    inputs: tuple[Operand, ...]
-    out: Operand
-    logit_rows_only: bool = False
-    packed: bool = False
-    sizes: dict[int, int] = field(default_factory=dict)
-    numbers: tuple[float, ...] = ()
-    data: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Lowered:
-    """A lowered graph.
-
-    buffers: those that exist at the same time.
-    tables: (call, index of its output) and width of each table that a step must provide.
-    adapted: the products that adapters may change, in the order of their indices.
-    """
-
-    ops: tuple[Op, ...]
-    buffers: tuple[Buffer, ...]
-    tables: tuple[tuple[tuple[int, int], int], ...]
-    num_layers: int
-    adapted: tuple[Op, ...] = ()
 
 
 def lower(
@@ -101,7 +48,7 @@ def lower(
         lowering.emit(node)
     return Lowered(
         tuple(lowering.ops),
-        tuple(_share_buffers(lowering.ops)),
+        tuple(share_buffers(lowering.ops)),
         tuple(lowering.tables.items()),
         lowering.num_layers,
         tuple(lowering.adapted),
@@ -368,11 +315,13 @@ class _Lowering:
             if user.kind == "rotate" and user is not node and user.inputs[0].overlaps(x):
                 raise NotStatic("it rotates the same numbers twice")
         tables = [(view.node.data["call"], view.node.data["output"]) for view in (cos, sin)]
-        if any(not view.is_whole for view in (cos, sin)) or cos.width != sin.width:
+        pairs = node.data.get("pairs", 0)
+        whole = all(view.is_whole or (pairs and view.offset == 0) for view in (cos, sin))
+        if not whole or cos.width != sin.width or cos.node.width != sin.node.width:
             raise NotStatic("rotary embedding with a part of a table")
         indices = [list(self.tables).index(table) for table in tables]
         sizes = {0: node.data["heads"], 1: node.data["dim"], 2: node.data["rotated"]}
-        sizes |= {3: indices[0], 4: indices[1], 5: cos.width}
+        sizes |= {3: indices[0], 4: indices[1], 5: cos.node.width, 6: pairs}
         operand = self._operands[x.node]
         out = Operand(operand.buffer, operand.offset + x.offset)
         self._op("rotate", node, (out,), out, sizes=sizes)
@@ -416,6 +365,23 @@ class _Lowering:
     def _add(self, node: Node) -> None:
         self._combine(node)
 
+    def _sub(self, node: Node) -> None:
+        self._combine(node, scales=(1.0, -1.0))
+
+    def _assemble(self, node: Node) -> None:
+        """Copy the parts of a value from where they are, head by head."""
+        out = self._allocate(node)
+        if sum(view.width for view in node.inputs) != node.width:
+            raise NotStatic("it leaves numbers of new memory as they are")
+        for view, (offset, dims) in zip(node.inputs, node.data["targets"], strict=True):
+            source, target = (_head_dims(part) for part in (view.dims, dims))
+            if source[0] != target[0] or source[2] != target[2]:
+                raise NotStatic("it reorders numbers by a copy")
+            start = RowView(view.node, view.offset, ((source[2], 1),))
+            sizes = {0: source[0], 1: source[1], 2: target[1], 3: source[2]}
+            to = Operand(out.buffer, out.offset + offset)
+            self._op("copy_heads", node, (self._operand(start),), to, sizes=sizes)
+
     def _mul(self, node: Node) -> None:
         self._combine(node, multiply=True)
 
@@ -434,6 +400,15 @@ def parts_of(data: dict[str, Any]) -> list[dict[str, Any]]:
     return [data["gate"], data["partner"]] if "gate" in data else list(data["parts"])
 
 
+def _head_dims(dims: tuple[tuple[int, int], ...]) -> tuple[int, int, int]:
+    """Return the number of heads, the stride between them and the size of each."""
+    if len(dims) == 1 and dims[0][1] == 1:
+        return 1, 0, dims[0][0]
+    if len(dims) == 2 and dims[1][1] == 1:
+        return dims[0][0], dims[0][1], dims[1][0]
+    raise NotStatic("its heads have an unknown layout")
+
+
 def _copies(operand: Operand) -> int:
     return 1 if operand.buffer is None else operand.buffer.copies
 
@@ -448,30 +423,3 @@ def _siblings(graph: Graph) -> dict[Node, list[Node]]:
             key = (view.node, view.offset, view.width, node.logit_rows_only)
             groups.setdefault(key, []).append(node)
     return {node: group for group in groups.values() for node in group}
-
-
-def _share_buffers(ops: list[Op]) -> list[Buffer]:
-    """Number the buffers so that two that are never needed at once can share memory."""
-    last_use: dict[Buffer, int] = {}
-    for index, op in enumerate(ops):
-        for operand in (*op.inputs, op.out):
-            if operand.buffer is not None:
-                last_use[operand.buffer] = index
-    shapes: list[Buffer] = []
-    free: dict[tuple[int, int, int], list[int]] = {}
-    for index, op in enumerate(ops):
-        operands = (*op.inputs, op.out)
-        buffers = [operand.buffer for operand in operands if operand.buffer is not None]
-        for buffer in buffers:
-            if buffer.number < 0:
-                numbers = free.get((buffer.width, buffer.kind, buffer.copies))
-                if numbers:
-                    buffer.number = numbers.pop()
-                else:
-                    buffer.number = len(shapes)
-                    shapes.append(buffer)
-        for buffer in dict.fromkeys(buffers):
-            if last_use[buffer] == index:
-                key = (buffer.width, buffer.kind, buffer.copies)
-                free.setdefault(key, []).append(buffer.number)
-    return shapes

@@ -22,6 +22,7 @@ from headrace.workers.native.adapter_slots import AdaptedLinear, LayerSlice, Nat
 from headrace.workers.native.capture import capture
 from headrace.workers.native.experts_packing import PackedExperts
 from headrace.workers.native.graph import NotStatic, TableCall
+from headrace.workers.native.instructions import Lowered, Op, Operand
 from headrace.workers.native.library import (
     GROUP_TOKENS,
     MAX_HEAD_DIM,
@@ -32,7 +33,7 @@ from headrace.workers.native.library import (
     CStep,
     require_kernels,
 )
-from headrace.workers.native.lower import Lowered, Op, Operand, WeightFormat, lower, parts_of
+from headrace.workers.native.lower import WeightFormat, lower, parts_of
 from headrace.workers.native.packed_weight import ALIGNMENT, PackedWeight
 from headrace.workers.native.rewrite import rewrite
 from headrace.workers.native.weight_memory import SharedWeights, WeightMemory

@@ -94,7 +94,7 @@ def find_triton_decode() -> VarlenAttention | None:
 
 
 def supports_varlen(hook: AttentionHook, dtype: torch.dtype) -> bool:
-    """Return whether FlashAttention supports the layers: 16-bit floats, head sizes, plain scores."""
+    """Return whether FlashAttention supports the layers: 16-bit floats, head sizes, scores."""
     return dtype in (torch.float16, torch.bfloat16) and all(
         shape.key_dim == shape.value_dim
         and shape.key_dim % 8 == 0

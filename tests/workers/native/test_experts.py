@@ -30,6 +30,7 @@ from tests.workers.native.test_native import (
     tokens_of,
 )
 from tests.workers.processors import needs_bfloat16, needs_kernels
+from tests.workers.tiny_models import MODELS as TINY
 
 EXPERTS: dict[str, Any] = {
     "num_local_experts": 8,
@@ -175,9 +176,37 @@ def test_whatever_the_batch_the_cuts_and_the_threads(
     assert_same(tmp_path, 301, 290, kind, options, **QWEN3)
 
 
+@needs_bfloat16
+@pytest.mark.parametrize("kind", KINDS[:2], ids=str)
+@pytest.mark.parametrize("name", ["gpt_oss", "deepseek_v3"])
+def test_sinks_and_latent_keys_in_any_batch(
+    tmp_path: Path, name: str, kind: tuple[Dtype, Quantization | None]
+) -> None:
+    config, model, options = TINY[name]
+    assert_same(tmp_path, 701, 690, kind, options, config=config, model=model)
+
+
 @needs_kernels
-def test_a_row_alone_needs_no_other_experts_than_its_own(tmp_path: Path) -> None:
-    """With one expert for each row, its number among the pairs is not the row's."""
+@pytest.mark.parametrize("window", [None, 100])
+def test_sinks_over_long_texts(tmp_path: Path, window: int | None) -> None:
+    """Sinks above all scores, and far below them."""
+    config, name, options = TINY["gpt_oss"]
+    kinds = ["sliding_attention" if window else "full_attention"] * 2
+    options = {**options, "layer_types": kinds, "sliding_window": window or 128}
+    model, hook = load(tmp_path, options, config=config, model=name)
+    for layer in layers(model):
+        layer.self_attn.sinks.data = torch.tensor([30.0, -200.0, 0.5, 3.0])
+    tokens = tokens_of(LENGTH * 4)
+    expected = reference(model, tokens)
+    program, blocks = CompiledProgram(model, hook, 2).start(30, 16), blocks_of(len(tokens))
+    parts = ((0, 300), (300, 359), (359, 360))
+    found = [run(program, [(tokens, start, end, blocks)]) for start, end in parts]
+    assert_close(torch.cat(found), expected)
+
+
+@needs_kernels
+def test_rows_with_one_expert_each(tmp_path: Path) -> None:
+    """There are as many pairs as rows, in another order."""
     model, hook = load(tmp_path, {**QWEN3_OPTIONS, "num_experts_per_tok": 1}, **QWEN3)
     tokens = tokens_of(LENGTH)
     assert_close(logits(CompiledProgram(model, hook, 3), tokens), reference(model, tokens))

@@ -74,8 +74,8 @@ inline void keep_groups(const Instruction& i, float* choice) {
 
 // Writes the weights of the chosen experts, then their numbers. sizes: experts, chosen ones,
 // whether scores are sigmoids of the logits (else the softmax), whether weights are divided by
-// their sum, groups, kept groups, whether a group is as good as its two best scores (else as its best).
-// numbers: factor of the weights. data: added to the scores for the choice, or null.
+// their sum, groups, kept groups, whether a group is as good as its two best scores (else as its
+// best). numbers: factor of the weights. data: added to the scores for the choice, or null.
 inline void route_row(const Instruction& i, const float* logits, float* weights) {
     const int experts = i.sizes[0], count = i.sizes[1];
     float scores[kMaxExperts], choice[kMaxExperts];

@@ -171,6 +171,8 @@ class Program : AttentionOperations<E> {
                 return this->route(instruction, row);
             case kCopyRows:
                 return this->copy_row(instruction, row);
+            case kCopyHeads:
+                return this->copy_heads(instruction, row);
         }
     }
 

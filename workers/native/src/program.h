@@ -25,6 +25,7 @@ enum Operation : int32_t {
     kCopyRows,
     kExpertsUp,
     kExpertsDown,
+    kCopyHeads,
 };
 
 // Where a value begins in the rows of a buffer. buffer: -1 none, -2 the step's output.
