@@ -8,7 +8,7 @@ setup(
     ext_modules=[
         Extension(
             "headrace.workers.native.kernels",
-            sources=["workers/native/src/program.cpp", "workers/native/src/draw.cpp"],
+            sources=[f"workers/native/src/{name}.cpp" for name in ("program", "draw", "quantized")],
             depends=sorted(str(path) for path in Path("workers/native/src").rglob("*.h")),
             # Used only on processors that have these instructions: see workers/native/library.py.
             extra_compile_args=[

@@ -17,7 +17,7 @@ Positive = Annotated[int, Field(ge=1)]
 # A path that an operator gives: other processes have other working directories.
 AbsolutePath = Annotated[Path, AfterValidator(Path.absolute)]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-Quantization = Literal["int8", "int8_dynamic"]
+Quantization = Literal["int8", "int8_dynamic", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1"]
 LoraRank = Literal[1, 8, 16, 32, 64, 128, 256, 320, 512]
 
 
@@ -85,8 +85,9 @@ class EngineConfig(Frozen):
     quantization: Quantization | None = Field(
         None,
         description=(
-            "int8: weights of linear layers in 8 bits; int8_dynamic: their inputs, too, which is "
-            "faster and less exact; on CPUs only"
+            "weights of linear layers in blocks of 32 with a scale each, as in GGUF files: q8_0, "
+            "q4_0, q4_1, q5_0, q5_1, their inputs in 8 bits (the head has 8 bits); or with a scale "
+            "for each output: int8, or int8_dynamic, their inputs in 8 bits; on CPUs only"
         ),
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="cpu, cuda or auto")

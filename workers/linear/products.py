@@ -18,6 +18,8 @@ from headrace.workers.linear.quantization import (
     quantize_weight,
 )
 from headrace.workers.linear.row_counts import with_rounded_rows
+from headrace.workers.quantized.encode import quantize
+from headrace.workers.quantized.formats import BLOCK_FORMATS
 
 INT8_PRODUCTS: dict[str, Int8Product] = {
     "int8": int8_product,
@@ -57,6 +59,17 @@ class PackedProduct:
         return product
 
 
+class PlainProduct:
+    """torch's own product with a weight."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.nbytes = weight.nbytes
+        self._weight, self._bias = weight, bias
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        return functional.linear(rows, self._weight, self._bias)
+
+
 class QuantizedProduct:
     """A weight of 8-bit integers; see headrace.workers.linear.quantization."""
 
@@ -92,9 +105,13 @@ def can_pack(dtype: torch.dtype) -> bool:
 def make_product(weight: Tensor, bias: Tensor | None, quantization: str | None) -> Product | None:
     """Return the fastest product with a weight [N, K]; None to keep torch's plain one.
 
-    Each is tested against the plain product. Raises ValueError if a quantized one is wrong on this
-    CPU.
+    torch has no products with weights in blocks: those are rounded as blocks are, but keep their
+    type. Each product is tested against the plain one. Raises ValueError if a quantized one is
+    wrong on this CPU.
     """
+    if quantization in BLOCK_FORMATS:
+        weight = quantize(quantization, weight).dequantize().to(weight.dtype)
+        return make_product(weight, bias, None) or PlainProduct(weight, bias)
     if quantization is not None:
         quantized = QuantizedProduct(weight, bias, quantization)
         rounded = quantized.weight().to(weight.dtype)

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import torch
 
-from headrace.workers.native.lower import WeightFormat
+from headrace.workers.native.packed_blocks import PackedBlocks
 from headrace.workers.native.packed_weight import ALIGNMENT, PackedWeight
+from headrace.workers.native.weight_format import WeightFormat
 
 Stacked = tuple[torch.Tensor, torch.Tensor | None]  # weights [experts, outputs, inputs], biases
 
@@ -24,8 +25,9 @@ class PackedExperts:
         is_gated: bool,
     ) -> None:
         """Plan the weights; see `PackedWeight.__init__`."""
-        self._each = [
-            PackedWeight(_expert_parts(parts, number), dtype, weight_format, is_gated)
+        kind = PackedBlocks if weight_format.is_blocks else PackedWeight
+        self._each: list[PackedWeight] = [
+            kind(_expert_parts(parts, number), dtype, weight_format, is_gated)
             for number in range(len(parts[0][0]))
         ]
         first = self._each[0]

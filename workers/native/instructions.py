@@ -8,11 +8,13 @@ from headrace.workers.native.library import Operation
 
 
 class BufferKind(IntEnum):
-    """The number type of a buffer: float32, the type of the products, or 8-bit integers."""
+    """The number type of a buffer: float32, the type of the products, 8-bit integers, or rows that
+    are rounded in blocks (see src/rounded_rows.h), whose width is a number of blocks."""
 
     FLOAT32 = 0
     PRODUCT = 1
     INT8 = 2
+    ROUNDED = 3
 
 
 @dataclass(eq=False, slots=True)

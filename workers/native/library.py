@@ -17,8 +17,8 @@ import torch
 # In the order of the enumeration in src/program.h.
 Operation = Literal[
     "embed", "norm", "linear", "convert", "rotate", "write", "attend", "finish_attend", "combine",
-    "gather", "round", "shrink", "route", "sort_pairs", "copy_rows", "experts_up", "experts_down",
-    "copy_heads",
+    "gather", "round", "shrink", "round_blocks", "route", "sort_pairs", "copy_rows", "experts_up",
+    "experts_down", "copy_heads", "round_pairs",
 ]  # fmt: skip
 
 
@@ -97,6 +97,12 @@ _SIGNATURES = {
     "new": ((_INT, _POINTER, _INT, _POINTER, _INT, _INT, _LONG, _INT), _POINTER),
     "run": ((_INT, _POINTER, _POINTER), _INT),
     "delete": ((_INT, _POINTER), None),
+    "quantized_panel_bytes": ((_INT, _LONG), _LONG),
+    "round_rows": ((_POINTER, _LONG, _LONG, _POINTER), _LONG),
+    "multiply_quantized": (
+        (_INT, _POINTER, _LONG, _POINTER, _LONG, _INT, _POINTER),
+        None,
+    ),
     "new_draws": ((_INT,), _POINTER),
     "draw": ((_POINTER, _POINTER, _LONG, _LONG, _POINTER, _INT, _POINTER), _INT),
 }
@@ -119,6 +125,9 @@ class Kernels:
     new: Callable[..., int | None]
     run: Callable[..., int]
     delete: Callable[..., None]
+    quantized_panel_bytes: Callable[[int, int], int]
+    round_rows: Callable[..., int]
+    multiply_quantized: Callable[..., None]
     new_draws: Callable[[int], int | None]
     draw: Callable[..., int]
 

@@ -4,8 +4,7 @@ A node's value gets a buffer of its own width, in float32, or in the type of the
 products read it. Buffers whose values are no longer needed are reused.
 """
 
-from collections.abc import Collection
-from enum import IntEnum
+from collections.abc import Callable, Collection
 from typing import Any
 
 from headrace.protocol.config import Quantization
@@ -19,14 +18,10 @@ from headrace.workers.native.instructions import (
     share_buffers,
 )
 from headrace.workers.native.library import Operation
+from headrace.workers.native.weight_format import WeightFormat, format_of
+from headrace.workers.quantized.formats import BLOCK
 
-
-class WeightFormat(IntEnum):
-    """Ways to store and multiply a weight; see `linear` in src/linear_operations.h."""
-
-    FLOAT = 0
-    INT8_WEIGHT_ONLY = 1
-    INT8_DYNAMIC = 2  # rows are rounded to 8 bits too
+_ROUNDED_KINDS = (BufferKind.INT8, BufferKind.ROUNDED)
 
 
 def lower(
@@ -69,13 +64,12 @@ class _Lowering:
         self.tables: dict[tuple[int, int], int] = {}
         self.num_layers = 0
         self._per_word = per_word
-        self._format = WeightFormat.FLOAT if quantization is None else WeightFormat.INT8_WEIGHT_ONLY
-        self._rounds_rows = quantization == "int8_dynamic"
+        self._quantization = quantization
         self._graph = graph
         self._users = graph.users()
         self._operands: dict[Node, Operand] = {}
-        self._converted: dict[tuple[Node, int, bool], tuple[Operand, ...]] = {}
-        self._siblings = _siblings(graph)
+        self._converted: dict[tuple[Node, int, str], tuple[Operand, ...]] = {}
+        self._siblings = _siblings(graph, self._format_for)
 
     def emit(self, node: Node) -> None:
         getattr(self, f"_{node.kind}")(node)
@@ -97,7 +91,7 @@ class _Lowering:
             bool(users)
             and len(reads) == len(users)
             and all(user.kind in ("linear", "gated", "experts") for user in users)
-            and not any(self._format_for(user) == WeightFormat.INT8_DYNAMIC for user in users)
+            and not any(format.rounds_rows for user in users for format in self._formats(user))
             and all(view.is_whole for view in reads)
             and node.width % self._per_word == 0
         )
@@ -122,41 +116,64 @@ class _Lowering:
         raise NotStatic("its heads have an unknown layout")
 
     def _format_for(self, node: Node) -> WeightFormat:
+        """Return the format of a linear's weight."""
         if node.data.get("exact"):
             return WeightFormat.FLOAT
-        if self._rounds_rows and not node.logit_rows_only:
-            return WeightFormat.INT8_DYNAMIC
-        return self._format
+        return self._format_of(node.data["weight"], node)
 
-    def _product_input(self, node: Node) -> tuple[Operand, ...]:
+    def _format_of(self, weight: Any, node: Node) -> WeightFormat:
+        """Return the format of one of a product's weights."""
+        is_head = node.logit_rows_only and node.width == self._graph.output.width
+        return format_of(weight, self._quantization, is_head)
+
+    def _formats(self, node: Node) -> set[WeightFormat]:
+        """Return the formats of a product's weights."""
+        if node.kind == "experts":
+            return {format_of(node.data["experts"].gate, self._quantization)}
+        return {self._format_of(part["weight"], node) for part in parts_of(node.data)}
+
+    def _product_input(self, node: Node, weight_format: WeightFormat) -> tuple[Operand, ...]:
         """Return the operands of a product's input: the rows, converted if they were not yet, and
         for 8-bit rows their scales."""
-        view, rounds = node.inputs[0], self._format_for(node) == WeightFormat.INT8_DYNAMIC
+        view = node.inputs[0]
         operand = self._operands[view.node]
         if operand.buffer is not None and operand.buffer.kind == BufferKind.PRODUCT:
             return (operand,)
-        key = (view.node, view.offset, rounds)
+        convert = self._conversion(weight_format)
+        key = (view.node, view.offset, convert.__name__)
         converted = self._converted.get(key)
         if converted is None:
-            convert = self._rounded if rounds else self._packed
             converted = convert(view.node, self._operand(view), view.width)
             self._converted[key] = converted
         return converted
 
+    def _conversion(
+        self, weight_format: WeightFormat
+    ) -> Callable[[Node, Operand, int], tuple[Operand, ...]]:
+        """Return what converts a node's float32 rows for products with weights of this format."""
+        if weight_format == WeightFormat.INT8_DYNAMIC:
+            return self._rounded
+        return self._rounded_blocks if weight_format.is_blocks else self._packed
+
     def _packed(self, node: Node, source: Operand, width: int) -> tuple[Operand, ...]:
-        """Convert float32 rows to the type of the products."""
+        """Convert rows to the type of the products."""
         padding, copies = -width % self._per_word, _copies(source)
         out = Operand(Buffer(width + padding, BufferKind.PRODUCT, copies))
         self._op("convert", node, (source,), out, sizes={0: width, 1: padding})
         return (out,)
 
     def _rounded(self, node: Node, source: Operand, width: int) -> tuple[Operand, ...]:
-        """Round float32 rows to 8 bits; return also their scales."""
+        """Round rows to 8 bits; return also their scales."""
         padding, copies = -width % 4, _copies(source)
         out = Operand(Buffer(width + padding, BufferKind.INT8, copies))
         scales = Operand(Buffer(1, BufferKind.FLOAT32, copies))
         self._op("round", node, (source, scales), out, sizes={0: width, 1: padding})
         return out, scales
+
+    def _rounded_blocks(self, node: Node, source: Operand, width: int) -> tuple[Operand, ...]:
+        out = Operand(Buffer(-(-width // BLOCK), BufferKind.ROUNDED))
+        self._op("round_blocks", node, (source,), out, sizes={0: width})
+        return (out,)
 
     def _op(
         self, kind: Operation, node: Node, inputs: tuple[Operand, ...], out: Operand, **fields: Any
@@ -197,7 +214,8 @@ class _Lowering:
             return
         if len(node.inputs) > 1:
             return self._linear_added(node)
-        source = self._product_input(node)
+        weight_format = self._format_for(node)
+        source = self._product_input(node, weight_format)
         fused = self._siblings.get(node, [node])
         function = node.data.get("function")
         if len(fused) == 1:
@@ -209,28 +227,45 @@ class _Lowering:
                 self._operands[sibling] = Operand(out.buffer, offset)
                 offset += sibling.width
         data = {"parts": [sibling.data for sibling in fused], "function": function}
-        self._product(node, source, out, 0, data)
+        self._product(node, weight_format, source, out, 0, data)
 
     def _linear_added(self, node: Node) -> None:
-        source = self._product_input(node)
-        target = node.inputs[1]
+        weight_format = self._format_for(node)
+        source = self._product_input(node, weight_format)
+        target = self._operand(node.inputs[1])
         data = {"parts": [node.data], "function": None}
-        self._product(node, source, self._operand(target), 1, data, node.data["factor"])
-        self._drop_conversions(target.node)
+        self._product(node, weight_format, source, target, 1, data, node.data["factor"])
+        self._drop_conversions(node.inputs[1].node)
 
     def _gated(self, node: Node) -> None:
-        source = self._product_input(node)
+        formats = self._formats(node)
+        if len(formats) > 1:
+            return self._gated_apart(node)
+        (weight_format,) = formats
+        source = self._product_input(node, weight_format)
         out = self._allocate(node, self._packs(node))
-        self._product(node, source, out, 2, dict(node.data))
+        self._product(node, weight_format, source, out, 2, dict(node.data))
+
+    def _gated_apart(self, node: Node) -> None:
+        """Compute a gate and its partner in two products, as their weights' formats differ."""
+        outs = []
+        for part in parts_of(node.data):
+            weight_format = self._format_of(part["weight"], node)
+            source = self._product_input(node, weight_format)
+            outs.append(Operand(Buffer(node.width)))
+            function = None if outs[1:] else node.data["function"]
+            data = {"parts": [part], "function": function}
+            self._product(node, weight_format, source, outs[-1], 0, data)
+        out = self._allocate(node, self._packs(node))
+        sizes = {0: node.width, 1: 1}
+        data = {"function": None}
+        self._op("combine", node, tuple(outs), out, sizes=sizes, numbers=(1.0, 1.0), data=data)
 
     def _product(
-        self, node: Node, source: tuple[Operand, ...], out: Operand, mode: int, data: dict[str,
-        Any],
-        factor: float = 1.0,
+        self, node: Node, weight_format: WeightFormat, source: tuple[Operand, ...], out: Operand,
+        mode: int, data: dict[str, Any], factor: float = 1.0,
     ) -> None:  # fmt: skip
-        weight_format = self._format_for(node)
-        per_word = 4 if weight_format == WeightFormat.INT8_DYNAMIC else self._per_word
-        words = -(-node.inputs[0].width // per_word)
+        words = self._words(weight_format, node.inputs[0].width)
         is_adapted = all(id(part["weight"]) in self._adaptable for part in parts_of(data))
         if is_adapted:
             self._shrink(node, source[0])
@@ -242,7 +277,7 @@ class _Lowering:
     def _shrink(self, node: Node, source: Operand) -> None:
         """Multiply a product's rows with the adapters' down matrices; 8-bit rows are read before
         they are rounded."""
-        is_int8 = source.buffer is not None and source.buffer.kind == BufferKind.INT8
+        is_int8 = source.buffer is not None and source.buffer.kind in _ROUNDED_KINDS
         operand = self._operand(node.inputs[0]) if is_int8 else source
         sizes = {0: node.inputs[0].width, 5: len(self.adapted)}
         self._op("shrink", node, (operand,), operand, sizes=sizes)
@@ -264,38 +299,45 @@ class _Lowering:
         self._operands[node] = Operand(weights.buffer, weights.offset + node.width)
 
     def _experts(self, node: Node) -> None:
-        """Sort a step's pairs of a row and an expert by experts; multiply copies of the rows."""
+        """Sort a step's pairs of a row and an expert by experts, and multiply the pairs' rows."""
         experts, copies = node.data["experts"], node.inputs[1].width
-        source = self._product_input(node)
+        (weight_format,), view = self._formats(node), node.inputs[0]
         routes = tuple(self._operand(view) for view in node.inputs[1:])
         sizes = {0: len(experts.gate), 1: copies}
         self._op("sort_pairs", node, routes, routes[0], sizes=sizes)
-        rows = tuple(self._copied(node, operand, copies) for operand in source)
-        inner = self._experts_gated(node, rows, copies)
+        if weight_format.is_blocks:
+            rows = self._rounded_pairs(
+                node, self._operand(view), view.width, copies, of_pairs=False
+            )
+        else:
+            source = self._product_input(node, weight_format)
+            rows = tuple(self._copied(node, operand, copies) for operand in source)
+        inner = self._experts_gated(node, weight_format, rows, copies)
         out = self._allocate(node)
         data = {"parts": [(experts.down, experts.down_bias)], "function": None}
-        sizes = self._product_sizes(node, experts.down.shape[2], 0)
+        sizes = {1: self._words(weight_format, experts.down.shape[2]), 4: weight_format, 5: -1}
         self._op("experts_down", node, inner, out, sizes=sizes, data=data)
 
     def _experts_gated(
-        self, node: Node, rows: tuple[Operand, ...], copies: int
+        self, node: Node, weight_format: WeightFormat, rows: tuple[Operand, ...], copies: int
     ) -> tuple[Operand, ...]:
         """Multiply rows with gates and partners; return the products as input of the next ones."""
         experts = node.data["experts"]
-        width, hidden = experts.gate.shape[1:]
-        rounds = self._format_for(node) == WeightFormat.INT8_DYNAMIC
-        packs = not rounds and width % self._per_word == 0
+        gate, (width, inputs) = experts.kind, experts.gate.shape[1:]
+        packs = not weight_format.rounds_rows and width % self._per_word == 0
         kind = BufferKind.PRODUCT if packs else BufferKind.FLOAT32
         out = Operand(Buffer(width, kind, copies))
-        gate = experts.kind
         parts = [(experts.gate, experts.gate_bias), (experts.partner, experts.partner_bias)]
         data = {"parts": parts, "function": gate.function}
-        sizes = self._product_sizes(node, hidden, 2) | {7: int(gate.limit > 0)}
+        sizes = {1: self._words(weight_format, inputs), 2: 2, 4: weight_format, 5: -1}
+        sizes[7] = int(gate.limit > 0)
         numbers = (gate.alpha, gate.limit)
         self._op("experts_up", node, rows, out, sizes=sizes, numbers=numbers, data=data)
         if packs:
             return (out,)
-        return self._rounded(node, out, width) if rounds else self._packed(node, out, width)
+        if weight_format.is_blocks:
+            return self._rounded_pairs(node, out, width, copies, of_pairs=True)
+        return self._conversion(weight_format)(node, out, width)
 
     def _copied(self, node: Node, rows: Operand, copies: int) -> Operand:
         """Copy each row once for each of its experts, in the order of the experts."""
@@ -304,10 +346,21 @@ class _Lowering:
         self._op("copy_rows", node, (rows,), out)
         return out
 
-    def _product_sizes(self, node: Node, inputs: int, mode: int) -> dict[int, int]:
-        weight_format = self._format_for(node)
+    def _rounded_pairs(
+        self, node: Node, rows: Operand, width: int, copies: int, *, of_pairs: bool
+    ) -> tuple[Operand, ...]:
+        """Round the rows of pairs in blocks, those of each expert together.
+
+        of_pairs: whether there is a row for each pair already, or only for each row of the step.
+        """
+        out = Operand(Buffer(-(-width // BLOCK), BufferKind.ROUNDED, copies))
+        self._op("round_pairs", node, (rows,), out, sizes={0: width, 1: int(of_pairs)})
+        return (out,)
+
+    def _words(self, weight_format: WeightFormat, inputs: int) -> int:
+        """Return the words, or blocks, of an output's weights."""
         per_word = 4 if weight_format == WeightFormat.INT8_DYNAMIC else self._per_word
-        return {1: -(-inputs // per_word), 2: mode, 4: weight_format, 5: -1}
+        return -(-inputs // (BLOCK if weight_format.is_blocks else per_word))
 
     def _rotate(self, node: Node) -> None:
         x, cos, sin = node.inputs
@@ -396,8 +449,10 @@ class _Lowering:
 
 
 def parts_of(data: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the layers that a product computes, in the order of their outputs."""
-    return [data["gate"], data["partner"]] if "gate" in data else list(data["parts"])
+    """Return the layers of a product, or of a node that is one, in the order of their outputs."""
+    if "gate" in data:
+        return [data["gate"], data["partner"]]
+    return list(data["parts"]) if "parts" in data else [data]
 
 
 def _head_dims(dims: tuple[tuple[int, int], ...]) -> tuple[int, int, int]:
@@ -413,13 +468,14 @@ def _copies(operand: Operand) -> int:
     return 1 if operand.buffer is None else operand.buffer.copies
 
 
-def _siblings(graph: Graph) -> dict[Node, list[Node]]:
-    """Group plain linears that read the same value: one product computes them all."""
-    groups: dict[tuple[Node, int, int, bool], list[Node]] = {}
+def _siblings(graph: Graph, format_for: Callable[[Node], WeightFormat]) -> dict[Node, list[Node]]:
+    """Group plain linears that read the same value and have weights of the same format: one product
+    computes them all."""
+    groups: dict[tuple[Node, int, int, bool, WeightFormat], list[Node]] = {}
     for node in graph.nodes:
         plain = node.kind == "linear" and not {"function", "exact"} & node.data.keys()
         if plain and len(node.inputs) == 1:
             view = node.inputs[0]
-            key = (view.node, view.offset, view.width, node.logit_rows_only)
+            key = (view.node, view.offset, view.width, node.logit_rows_only, format_for(node))
             groups.setdefault(key, []).append(node)
     return {node: group for group in groups.values() for node in group}

@@ -8,7 +8,8 @@ import torch
 
 from headrace.workers.linear.quantization import quantize_weight
 from headrace.workers.native.library import PANEL_OUTPUTS, require_kernels
-from headrace.workers.native.lower import WeightFormat
+from headrace.workers.native.weight_format import WeightFormat
+from headrace.workers.quantized.tensor import QuantizedTensor, quantized_of
 
 ALIGNMENT = 64  # of panels, and of their scales, in bytes
 _HALF = PANEL_OUTPUTS // 2
@@ -38,34 +39,39 @@ class PackedWeight:
         is_gated: whether they are a gate and its partner; a panel then holds 16 outputs of the gate
             and the same 16 of the partner.
         """
-        self._parts, self._dtype, self._format, self._is_gated = (
+        self._parts, self._dtype, self.weight_format, self._is_gated = (
             parts,
             dtype,
             weight_format,
             is_gated,
         )
-        weights = [_weight(part) for part in parts]
+        weights = [weight_of(part) for part in parts]
         self.outputs = sum(len(weight) for weight in weights)
         self._inputs = weights[0].shape[1]
         self.num_panels = -(
             -self.outputs // 2 // _HALF if is_gated else -self.outputs // PANEL_OUTPUTS
         )
-        self._per_word = 2 if dtype == torch.bfloat16 else 1
-        if weight_format == WeightFormat.INT8_DYNAMIC:
+        self.num_bytes = 0
+        self._scale_bytes = 0
+        self._plan_memory()
+        self.address = 0
+        self.scales_address: int | None = None
+        self.bias = self._bias(weights)
+
+    def _plan_memory(self) -> None:
+        self._per_word = 2 if self._dtype == torch.bfloat16 else 1
+        if self.weight_format == WeightFormat.INT8_DYNAMIC:
             self._per_word = 4
         self._words = -(-self._inputs // self._per_word)
-        word_bytes = self._per_word if weight_format else 4
+        word_bytes = self._per_word if self.weight_format else 4
         self._panel_bytes = self.num_panels * PANEL_OUTPUTS * self._words * word_bytes
         # For 8-bit rows also the excess that must be subtracted from the sums.
-        scales = {WeightFormat.FLOAT: 0, WeightFormat.INT8_DYNAMIC: 2}.get(weight_format, 1)
+        scales = {WeightFormat.FLOAT: 0, WeightFormat.INT8_DYNAMIC: 2}.get(self.weight_format, 1)
         self._scale_bytes = self.num_panels * PANEL_OUTPUTS * 4 * scales
         self._scales_offset = -(-self._panel_bytes // ALIGNMENT) * ALIGNMENT
         self.num_bytes = self._panel_bytes
         if scales:
             self.num_bytes = self._scales_offset + self._scale_bytes
-        self.address = 0
-        self.scales_address: int | None = None
-        self.bias = self._bias(weights)
 
     @property
     def plan(self) -> tuple[object, ...]:
@@ -74,7 +80,7 @@ class PackedWeight:
             (tuple(part["weight"].shape), part["transposed"], part.get("first"), part.get("count"))
             for part in self._parts
         ]
-        return (parts, str(self._dtype), self._format, self._is_gated, self.num_bytes)
+        return (parts, str(self._dtype), self.weight_format, self._is_gated, self.num_bytes)
 
     def set_address(self, address: int) -> None:
         """Set the address of the weight's memory: num_bytes, aligned to 64 bytes."""
@@ -84,9 +90,9 @@ class PackedWeight:
 
     def pack(self) -> None:
         """Write the packed weight to its address, where the memory must be zeroed."""
-        weights = [_weight(part) for part in self._parts]
+        weights = [self._floats(part) for part in self._parts]
         whole = weights[0] if len(weights) == 1 else torch.cat(weights)
-        if self._format == WeightFormat.FLOAT:
+        if self.weight_format == WeightFormat.FLOAT:
             self._pack_floats(whole.to(self._dtype).contiguous())
         else:
             self._pack_int8(whole)
@@ -94,6 +100,10 @@ class PackedWeight:
     def release_source(self) -> None:
         """Drop the references to the weights that this one is packed from."""
         self._parts = ()
+
+    def _floats(self, part: dict[str, Any]) -> torch.Tensor:
+        quantized = quantized_part(part)
+        return weight_of(part) if quantized is None else quantized.to_dtype(self._dtype)
 
     def _bias(self, weights: Sequence[torch.Tensor]) -> torch.Tensor | None:
         biases = [_bias(part) for part in self._parts]
@@ -135,7 +145,7 @@ class PackedWeight:
             torch.nn.functional.pad(values, (0, words * per_word - self._inputs))
         )
         scales = self.to_panel_order(scales)
-        if self._format == WeightFormat.INT8_DYNAMIC:  # rows are stored unsigned, 128 too large
+        if self.weight_format == WeightFormat.INT8_DYNAMIC:  # rows are stored 128 too large
             excess = values.sum(dim=1, dtype=torch.int32) * 128
             scales = torch.cat([scales, excess.view(torch.float32)])
         panels = (
@@ -148,13 +158,26 @@ class PackedWeight:
         ctypes.memmove(self.scales_address, scales.data_ptr(), self._scale_bytes)
 
 
-def _weight(part: dict[str, Any]) -> torch.Tensor:
-    """Return a linear's weight [outputs, inputs], cut to the outputs that the part takes."""
+def weight_of(part: dict[str, Any]) -> torch.Tensor:
+    """Return a linear's weight [outputs, inputs], cut to the outputs that the part takes.
+
+    It has no values if `quantized_part` returns one.
+    """
     weight: torch.Tensor = part["weight"]
     if part["transposed"]:
         weight = weight.t()
     first = part.get("first", 0)
     return weight[first : first + part.get("count", weight.shape[0])]
+
+
+def quantized_part(part: dict[str, Any]) -> QuantizedTensor | None:
+    """Return the same of a weight in the bytes of a file; None if it is in a tensor."""
+    quantized = quantized_of(part["weight"])
+    if quantized is None:
+        return None
+    assert not part["transposed"]
+    first = part.get("first", 0)
+    return quantized.take(slice(first, first + part.get("count", quantized.shape[0])))
 
 
 def _bias(part: dict[str, Any]) -> torch.Tensor | None:

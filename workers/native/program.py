@@ -33,10 +33,13 @@ from headrace.workers.native.library import (
     CStep,
     require_kernels,
 )
-from headrace.workers.native.lower import WeightFormat, lower, parts_of
+from headrace.workers.native.lower import lower, parts_of
+from headrace.workers.native.packed_blocks import PackedBlocks
 from headrace.workers.native.packed_weight import ALIGNMENT, PackedWeight
 from headrace.workers.native.rewrite import rewrite
+from headrace.workers.native.weight_format import WeightFormat, format_of
 from headrace.workers.native.weight_memory import SharedWeights, WeightMemory
+from headrace.workers.quantized.tensor import quantized_of
 
 _OUTPUT = -2  # the buffer number of the step's output
 
@@ -77,9 +80,13 @@ class CompiledProgram:
         self._referenced: list[Any] = []  # keeps alive the memory that instructions point to
         _check_sizes(lowered)
         packed = [self._plan_weight(op) for op in lowered.ops]
+        self._packed_by_weight = dict(_packed_by_weight(lowered.ops, packed))
+        packed = [
+            self._plan_table(op) if op.kind == "embed" else weight
+            for op, weight in zip(lowered.ops, packed, strict=True)
+        ]
         weights = [weight for weight in packed if weight is not None]
         self.memory = WeightMemory(weights, threads, shared)
-        self._packed_by_weight = dict(_packed_by_weight(lowered.ops, packed))
         self.adapted = list(_adapted_linears(lowered, packed, names, self.dtype))
         adapted_names = {part.layer for linear in self.adapted for part in linear.slices}
         self._shapes = {
@@ -116,8 +123,17 @@ class CompiledProgram:
             return PackedExperts(op.data["parts"], self.dtype, weight_format, is_gated)
         if op.kind != "linear":
             return None
-        is_gated = "gate" in op.data
-        return PackedWeight(parts_of(op.data), self.dtype, WeightFormat(op.sizes[4]), is_gated)
+        weight_format = WeightFormat(op.sizes[4])
+        kind = PackedBlocks if weight_format.is_blocks else PackedWeight
+        return kind(parts_of(op.data), self.dtype, weight_format, "gate" in op.data)
+
+    def _plan_table(self, op: Op) -> PackedWeight | None:
+        """Plan the panels of an embedding in blocks; None if the head's are read, or a tensor."""
+        table = op.data["table"]
+        if id(table) in self._packed_by_weight or not format_of(table, None).is_blocks:
+            return None
+        part = {"weight": table, "bias": None, "transposed": False}
+        return PackedBlocks([part], self.dtype, format_of(table, None), is_gated=False)
 
     def _instruction(self, op: Op, weight: PackedWeight | PackedExperts | None) -> CInstruction:
         instruction = CInstruction(
@@ -136,7 +152,8 @@ class CompiledProgram:
         function = op.data.get("function")
         activation = 0 if function is None else 1 + list(ACTIVATIONS).index(function)
         if op.kind == "embed":
-            self._embed(instruction, op.data["table"])
+            assert not isinstance(weight, PackedExperts)
+            self._embed(instruction, op.data["table"], weight)
         elif op.kind == "norm":
             self._norm(instruction, op.data)
         elif op.kind == "combine":
@@ -157,12 +174,17 @@ class CompiledProgram:
             self._referenced.append(weight)
         return instruction
 
-    def _embed(self, instruction: CInstruction, table: torch.Tensor) -> None:
-        head = self._packed_by_weight.get(id(table))
-        if head is not None:
-            instruction.sizes[4] = 1
-            instruction.data[0] = head.address
+    def _embed(
+        self, instruction: CInstruction, table: torch.Tensor, packed: PackedWeight | None
+    ) -> None:
+        panels = self._packed_by_weight.get(id(table), packed)
+        if panels is not None:
+            instruction.sizes[4], instruction.sizes[5] = 1, panels.weight_format
+            instruction.data[0] = panels.address
             return
+        quantized = quantized_of(table)
+        if quantized is not None:
+            table = quantized.to_dtype(self.dtype)
         self._referenced.append(table)
         instruction.sizes[1] = table.dtype != torch.float32
         instruction.data[0] = table.data_ptr()
@@ -291,7 +313,7 @@ def _packed_by_weight(
     for op, weight in zip(ops, packed, strict=True):
         if not isinstance(weight, PackedWeight) or "gate" in op.data:
             continue
-        if op.sizes[4] != WeightFormat.FLOAT:
+        if weight.weight_format != WeightFormat.FLOAT and not weight.weight_format.is_blocks:
             continue
         parts = op.data["parts"]
         if len(parts) == 1 and not parts[0]["transposed"] and "first" not in parts[0]:

@@ -104,7 +104,8 @@ class WeightMemory:
 
 def fingerprint_weights(model_path: Path) -> str:
     """Return a text that identifies a folder's weights by the stamps of its files."""
-    files = sorted([*model_path.glob("*.safetensors"), model_path / "config.json"])
+    patterns = ("*.safetensors", "*.gguf", "config.json")
+    files = sorted(file for pattern in patterns for file in model_path.glob(pattern))
     return repr([(str(file.resolve()), *_file_stamp(file)) for file in files])
 
 

@@ -59,6 +59,7 @@ def change(before: torch.Tensor, after: torch.Tensor) -> float:
         pytest.param("bfloat16", "int8", 0.1, marks=needs_int8),
         pytest.param("bfloat16", "int8_dynamic", 0.15, marks=needs_int8),
         pytest.param("float16", "int8", 0.05, marks=needs_int8),
+        ("float32", "q5_1", 0.3),
     ],
 )
 @pytest.mark.parametrize("name", list(MODELS))
@@ -219,6 +220,8 @@ def test_models_that_cannot_take_gaps_are_not_fused(
     ("dtype", "quantization"),
     [
         (torch.float32, None),
+        (torch.float32, "q8_0"),
+        (torch.float16, "q8_0"),
         pytest.param(torch.bfloat16, None, marks=needs_packed_bfloat16),
         *(
             pytest.param(dtype, quantization, marks=needs_int8)

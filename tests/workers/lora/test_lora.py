@@ -138,7 +138,7 @@ def reference_logits(tiny: Tiny, name: str, prompt: tuple[int, ...]) -> torch.Te
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("quantization", [None, "int8", "int8_dynamic"])
+@pytest.mark.parametrize("quantization", [None, "int8", "int8_dynamic", "q8_0"])
 def test_adapters_of_rounded_models(
     torch_llama: Tiny, dtype: Dtype, quantization: Quantization
 ) -> None:

@@ -22,6 +22,8 @@ KINDS: list[tuple[Dtype, Quantization | None]] = [
     ("bfloat16", "int8"),
     ("float32", "int8_dynamic"),
     ("bfloat16", "int8_dynamic"),
+    ("float32", "q8_0"),
+    ("bfloat16", "q4_1"),
 ]
 
 

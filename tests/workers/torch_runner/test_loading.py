@@ -63,7 +63,7 @@ def test_rounded_dtypes_pass_the_check(tmp_path: Path, dtype: Dtype) -> None:
 
 
 @needs_int8
-@pytest.mark.parametrize("quantization", ["int8", "int8_dynamic"])
+@pytest.mark.parametrize("quantization", ["int8", "int8_dynamic", "q4_0"])
 @pytest.mark.parametrize("name", ["llama", "gpt2", "qwen2_moe"])
 def test_quantized_models_pass_the_check_and_say_so(
     tmp_path: Path, name: str, quantization: str

@@ -12,15 +12,17 @@
 namespace headrace {
 
 // is_first: whether the row has no pair before this one.
+// run: the index of its expert's run.
 struct ExpertPair {
-    int32_t row;
+    int32_t row, run;
     float weight;
     bool is_first;
 };
 
 // The pairs of an expert.
+// first_group: of its rows that are rounded in blocks.
 struct ExpertRun {
-    int32_t expert, first, count;
+    int32_t expert, first, count, first_group;
 };
 
 template <class E>
@@ -30,22 +32,26 @@ class ExpertOperations : public LinearOperations<E> {
     using Base::arena_;
     using Base::Base;
     using Base::buffers_;
+    using Base::max_experts_;
     using Base::row_of;
     using Base::scratch_;
     using Base::starts_;
     using Base::step_;
 
-    // Allocates what `sort_pairs` writes, for any of the instructions.
-    void allocate_pairs(const std::vector<Instruction>& instructions) {
-        size_t pairs = 0, experts = 0;
+    void count_experts(const std::vector<Instruction>& instructions) {
         for (const auto& i : instructions) {
             if (i.operation != kSortPairs) continue;
-            experts = std::max<size_t>(experts, i.sizes[0]);
-            pairs = std::max<size_t>(pairs, (size_t)step_->rows * i.sizes[1]);
+            max_experts_ = std::max(max_experts_, i.sizes[0]);
+            max_chosen_ = std::max(max_chosen_, i.sizes[1]);
         }
+        ends_.resize(max_experts_);
+        runs_.reserve(max_experts_);
+    }
+
+    // Allocates what `sort_pairs` writes.
+    void allocate_pairs() {
+        const size_t pairs = (size_t)step_->rows * max_chosen_;
         if (pairs_.size() < pairs) pairs_.resize(pairs);
-        if (ends_.size() < experts) ends_.resize(experts);
-        runs_.reserve(experts);
     }
 
     // in[0]: a logit for each expert. See `route_row`.
@@ -61,28 +67,44 @@ class ExpertOperations : public LinearOperations<E> {
             for (int n = 0; n < i.sizes[1]; ++n) ++ends_[(int)chosen[n]];
         }
         runs_.clear();
-        int32_t first = 0;
+        int32_t first = 0, group = 0;
         for (int expert = 0; expert < i.sizes[0]; ++expert) {
             const int32_t count = ends_[expert];
-            if (count) runs_.push_back({expert, first, count});
+            if (!count) continue;
+            const auto run = (int32_t)runs_.size();
+            runs_.push_back({expert, first, count, group});
+            for (int32_t n = 0; n < count; ++n) pairs_[first + n].run = run;
             ends_[expert] = first;
             first += count;
+            group += (count + kQuantizedRows - 1) / kQuantizedRows;
         }
         for (int64_t row = 0; row < rows; ++row) {
             const float* weights = row_of(i.in[0], row);
             const float* chosen = row_of(i.in[1], row);
             const float lowest = *std::min_element(chosen, chosen + i.sizes[1]);
             for (int n = 0; n < i.sizes[1]; ++n) {
-                pairs_[ends_[(int)chosen[n]]++] = {(int32_t)row, weights[n], chosen[n] == lowest};
+                ExpertPair& pair = pairs_[ends_[(int)chosen[n]]++];
+                pair = {(int32_t)row, pair.run, weights[n], chosen[n] == lowest};
             }
         }
     }
 
     // Copies a row for a pair: the products of an expert need its rows one after another.
     void copy_row(const Instruction& i, int64_t pair) {
-        const int64_t width = this->bytes_of_row(i.out.buffer);
+        const int64_t width = this->bytes_of_row(buffers_[i.out.buffer]);
         std::memcpy(arena_.start() + starts_[i.out.buffer] + pair * width,
                     arena_.start() + starts_[i.in[0].buffer] + pairs_[pair].row * width, width);
+    }
+
+    // Rounds sizes[0] numbers to 8 bits in blocks, as the rows of each expert's products; see
+    // rounded_rows.h. sizes[1]: whether in[0] has a row for each pair; else each row of the step.
+    void round_pair(const Instruction& i, int64_t pair) {
+        const ExpertRun& run = runs_[pairs_[pair].run];
+        const Buffer& buffer = buffers_[i.out.buffer];
+        char* to = arena_.start() + starts_[i.out.buffer] +
+                   run.first_group * this->group_bytes(buffer);
+        round_row(row_of(i.in[0], i.sizes[1] ? pair : pairs_[pair].row), i.sizes[0],
+                  pair - run.first, run.count, to);
     }
 
     // Of both products: sizes, numbers and data as for a linear layer, but for sizes[6], the cache
@@ -157,11 +179,13 @@ class ExpertOperations : public LinearOperations<E> {
         for (Operand* operand : {&one.in[0], &one.in[1], &one.out}) {
             const bool is_of_rows = operand == &one.out && i.operation == kExpertsDown;
             if (is_of_rows || operand->buffer < 0) continue;
-            operand->offset += run.first * buffers_[operand->buffer].width;
+            const Buffer& buffer = buffers_[operand->buffer];
+            operand->offset += buffer.kind == 3 ? run.first_group : run.first * buffer.width;
         }
         return one;
     }
 
+    int32_t max_chosen_ = 0;         // experts of a row
     std::vector<ExpertPair> pairs_;  // sorted by experts, those of an expert by rows
     std::vector<ExpertRun> runs_;    // of the experts that have pairs
     std::vector<int32_t> ends_;      // of each expert's pairs

@@ -19,14 +19,14 @@ class LinearOperations : public LoraOperations<E> {
     using Base::step_;
     using Base::Base;
 
-    // sizes: outputs, words of inputs, kind, activation, weight format, index among the products
+    // sizes: outputs, words (or blocks) of inputs, kind, activation, weight format, index among the products
     // that adapters may change (-1: they may not). data: panels, bias, scales of 8-bit weights.
     // Kinds: 0 out = activation(product); 1 out += product * numbers[0]; 2 the panels hold 16
     // outputs of a gate and 16 of its partner, out = activation(gate) * partner. Weight formats
-    // (WeightFormat in lower.py): 0 words; 1 8-bit integers, data[2] holds the scale of each
+    // (WeightFormat in weight_format.py): 0 words; 1 8-bit integers, data[2] holds the scale of each
     // output; 2 8-bit integers that are multiplied with 8-bit rows (see `round`), data[2] holds the
-    // scales and then the excess to subtract, in[1] the scales of the rows. Biases and scales are
-    // padded to whole panels.
+    // scales and then the excess to subtract, in[1] the scales of the rows; from 3 on blocks, that
+    // are multiplied with rows rounded in blocks. Biases and scales are padded to whole panels.
     void linear(const Instruction& i, int rows, int panel, Scratch& scratch) {
         if (i.sizes[2] == 2) {
             return i.packed ? gated<Row>(i, rows, panel, scratch)
@@ -49,6 +49,9 @@ class LinearOperations : public LoraOperations<E> {
     template <class Finish>
     void multiply(const Instruction& i, int rows, int panel, Scratch& scratch,
                   const Finish& finish) {
+        if (i.sizes[4] >= kFirstBlockFormat) {
+            return multiply_blocks(i, rows, panel, scratch, finish);
+        }
         const int64_t number = (int64_t)panel * i.sizes[1] * kPanel;
         const auto* scales = (const float*)i.data[2] + (int64_t)panel * kPanel;
         float* sums = scratch.sums.data();
@@ -56,7 +59,7 @@ class LinearOperations : public LoraOperations<E> {
         const auto* in = (const uint32_t*)packed_row(i.in[0], 0);
         const int64_t stride = buffers_[i.in[0].buffer].width / Row::kPerWord;
         if (i.sizes[4] == 0) {
-            const StoredPanel words{(const uint32_t*)i.data[0] + number, next_panel(i, panel)};
+            const StoredPanel words{(const uint32_t*)i.data[0] + number, next_words(i, panel)};
             panel_product<E>(in, stride, rows, words, i.sizes[1], sums, finish);
             return;
         }
@@ -75,11 +78,37 @@ class LinearOperations : public LoraOperations<E> {
 
     static int num_panels(const Instruction& i) { return (i.sizes[0] + kPanel - 1) / kPanel; }
 
-    const uint32_t* next_panel(const Instruction& i, int panel) const {
+    // The panel that this thread is likely to compute next; null if there is none. bytes: of one.
+    const uint8_t* next_panel(const Instruction& i, int panel, int64_t bytes) const {
         const int each = panels_per_task(i), threads = (int)this->scratch_.size();
         const int64_t next = panel + ((panel + 1) % each ? 1 : each * (threads - 1) + 1);
-        if (next >= num_panels(i)) return nullptr;
-        return (const uint32_t*)i.data[0] + next * i.sizes[1] * kPanel;
+        return next < num_panels(i) ? (const uint8_t*)i.data[0] + next * bytes : nullptr;
+    }
+
+    const uint32_t* next_words(const Instruction& i, int panel) const {
+        return (const uint32_t*)next_panel(i, panel, (int64_t)i.sizes[1] * kPanel * 4);
+    }
+
+    template <class Finish>
+    void multiply_blocks(const Instruction& i, int rows, int panel, Scratch& scratch,
+                         const Finish& finish) {
+        constexpr int kRows = kBlockRows / kQuantizedRows * kQuantizedRows;
+        const QuantizedKernel& kernel = quantized_kernel(i.sizes[4] - kFirstBlockFormat);
+        const int64_t bytes = kernel.panel_bytes(i.sizes[1]);
+        const auto* weight = (const uint8_t*)i.data[0] + panel * bytes;
+        const Operand rows_in = i.in[0];  // offset: in groups, of an expert's rows
+        const void* in = arena_.start() + starts_[rows_in.buffer] +
+                         rows_in.offset * this->group_bytes(buffers_[rows_in.buffer]);
+        float* sums = scratch.sums.data();
+        for (int first = 0; first < rows; first += kRows) {
+            const int count = std::min(kRows, rows - first);
+            kernel.rows(in, rows, first, count, weight, next_panel(i, panel, bytes), i.sizes[1],
+                        scratch.decoded, sums);
+            for (int row = 0; row < count; ++row) {
+                const float* from = sums + row * kPanel;
+                finish(first + row, load(from), load(from + kLanes));
+            }
+        }
     }
 
     template <class Finish>
@@ -96,7 +125,7 @@ class LinearOperations : public LoraOperations<E> {
                                           i.in[0].offset);
         const int64_t stride = buffers_[i.in[0].buffer].width / Int8::kPerWord;
         const StoredPanel words{(const uint32_t*)i.data[0] + first * i.sizes[1],
-                                next_panel(i, panel)};
+                                next_words(i, panel)};
         panel_product<Int8>(
             in, stride, rows, words, i.sizes[1], sums, [&](int64_t row, Floats a, Floats b) {
                 const Floats scale = splat(*row_of(i.in[1], row));

@@ -20,6 +20,7 @@ class Program : AttentionOperations<E> {
           threads_(threads),
           progress_(count) {
         allocate_layers(num_blocks * block_size);
+        this->count_experts(instructions_);
         for (auto& instruction : instructions_) {
             if (instruction.operation == kAttend || instruction.operation == kFinishAttend) {
                 instruction.sizes[7] = this->plan_for(instruction);
@@ -32,7 +33,7 @@ class Program : AttentionOperations<E> {
         this->allocate_buffers();
         this->plan_tiles();
         this->allocate_inner();
-        this->allocate_pairs(instructions_);
+        this->allocate_pairs();
         for (auto& progress : progress_) {
             progress.taken.store(0, std::memory_order_relaxed);
             progress.done.store(0, std::memory_order_relaxed);
@@ -167,12 +168,16 @@ class Program : AttentionOperations<E> {
                 return this->gather(instruction, row);
             case kRound:
                 return this->round(instruction, row);
+            case kRoundBlocks:
+                return this->round_to_blocks(instruction, row);
             case kRoute:
                 return this->route(instruction, row);
             case kCopyRows:
                 return this->copy_row(instruction, row);
             case kCopyHeads:
                 return this->copy_heads(instruction, row);
+            case kRoundPairs:
+                return this->round_pair(instruction, row);
         }
     }
 

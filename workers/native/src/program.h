@@ -20,12 +20,14 @@ enum Operation : int32_t {
     kGather,
     kRound,
     kShrink,
+    kRoundBlocks,
     kRoute,
     kSortPairs,
     kCopyRows,
     kExpertsUp,
     kExpertsDown,
     kCopyHeads,
+    kRoundPairs,
 };
 
 // Where a value begins in the rows of a buffer. buffer: -1 none, -2 the step's output.
@@ -45,8 +47,8 @@ struct Instruction {
     const void* data[3];
 };
 
-// width: numbers in a row. kind: 0 float32, 1 the type that products are computed in, 2 bytes.
-// copies: rows for each row of the step.
+// width: numbers in a row. kind: 0 float32, 1 the type that products are computed in, 2 bytes; 3
+// rows as in rounded_rows.h, width being a number of blocks. copies: rows for each row of the step.
 struct Buffer {
     int32_t width, kind, copies;
 };

@@ -23,7 +23,7 @@ class RowOperations : public State<E> {
     using Base::layers_;
 
     // data[0]: table [entries, sizes[0]], in float32 or, with sizes[1], in the products' type; with
-    // sizes[4] it is the head's weight, in panels. Looks up token ids or, with sizes[2], positions
+    // sizes[4] it is a weight in panels, of the format sizes[5] (see `linear`). Looks up token ids or, with sizes[2], positions
     // plus sizes[3].
     void embed(const Instruction& i, int64_t row) {
         const int64_t id = i.sizes[2] ? step_->positions[row] + i.sizes[3] : step_->token_ids[row];
@@ -40,6 +40,12 @@ class RowOperations : public State<E> {
     }
 
     void embed_from_panels(const Instruction& i, int64_t id, float* to) {
+        if (i.sizes[5] >= kFirstBlockFormat) {
+            const QuantizedKernel& kernel = quantized_kernel(i.sizes[5] - kFirstBlockFormat);
+            const int64_t blocks = (i.sizes[0] + kBlock - 1) / kBlock;
+            const auto* panel = (const uint8_t*)i.data[0] + id / kPanel * kernel.panel_bytes(blocks);
+            return kernel.output(panel, (int)(id % kPanel), i.sizes[0], to);
+        }
         const int64_t words = (i.sizes[0] + E::kPerWord - 1) / E::kPerWord;
         const auto* from = (const uint32_t*)i.data[0] + id / kPanel * words * kPanel + id % kPanel;
         for (int64_t word = 0; word < words; ++word) {
@@ -86,6 +92,13 @@ class RowOperations : public State<E> {
         }
         std::memset(to + i.sizes[0], 128, i.sizes[1]);
         *row_of(i.in[1], row) = scale;
+    }
+
+    // Rounds sizes[0] numbers to 8-bit integers in blocks; see rounded_rows.h.
+    void round_to_blocks(const Instruction& i, int64_t row) {
+        const int64_t rows = i.logit_rows_only ? step_->num_logit_rows : step_->rows;
+        round_row(row_of(i.in[0], row), i.sizes[0], row, rows,
+                  arena_.start() + starts_[i.out.buffer]);
     }
 
     // Converts sizes[0] numbers to the type of rows; the next sizes[1] become zero.

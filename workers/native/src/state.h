@@ -9,6 +9,7 @@
 #include "gemm.h"
 #include "memory.h"
 #include "program.h"
+#include "quantized.h"
 
 namespace headrace {
 
@@ -19,6 +20,7 @@ struct Scratch {
     alignas(64) uint32_t queries[kTileQueries * kMaxDim];
     alignas(64) float values[kTileQueries * kMaxDim];
     alignas(64) float part[kTileQueries * kMaxDim];
+    DecodedPanel decoded;
 };
 
 template <class E>
@@ -38,15 +40,27 @@ class State {
         int64_t bytes = 0;
         for (size_t i = 0; i < buffers_.size(); ++i) {
             starts_[i] = bytes;
-            const int64_t rows = (int64_t)step_->rows * buffers_[i].copies;
-            bytes += round_up(bytes_of_row((int)i) * rows + kCacheLine, kCacheLine);
+            bytes += round_up(buffer_bytes(buffers_[i]) + kCacheLine, kCacheLine);
         }
         if (bytes > arena_.bytes()) arena_ = Memory(bytes);
     }
 
-    int64_t bytes_of_row(int buffer) const {
+    int64_t buffer_bytes(const Buffer& buffer) const {
+        const int64_t rows = (int64_t)step_->rows * buffer.copies;
+        if (buffer.kind != 3) return bytes_of_row(buffer) * rows;
+        // Each expert's rows begin a group.
+        const int64_t of_experts = (rows / kQuantizedRows + max_experts_) * group_bytes(buffer);
+        return std::max(rounded_bytes(rows, buffer.width), max_experts_ ? of_experts : 0);
+    }
+
+    int64_t bytes_of_row(const Buffer& buffer) const {
         const int64_t sizes[] = {sizeof(float), sizeof(typename Row::Element), 1};
-        return sizes[buffers_[buffer].kind] * buffers_[buffer].width;
+        return sizes[buffer.kind] * buffer.width;
+    }
+
+    // Of a group of rows that are rounded in blocks.
+    static int64_t group_bytes(const Buffer& buffer) {
+        return buffer.width * (int64_t)sizeof(RowBlocks<kQuantizedRows>);
     }
 
     float* row_of(Operand operand, int64_t row) const {
@@ -99,6 +113,7 @@ class State {
     std::vector<int64_t> starts_;
     std::vector<Scratch> scratch_;
     int block_size_;
+    int32_t max_experts_ = 0;  // of a layer
     Memory arena_;
     std::vector<uint32_t*> layers_;  // the cache of each layer
     const Step* step_ = nullptr;

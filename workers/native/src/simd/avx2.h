@@ -355,4 +355,76 @@ HEADRACE_INLINE void prefetch_near(const void* at) { _mm_prefetch((const char*)a
 HEADRACE_INLINE void prefetch_far(const void* at) { _mm_prefetch((const char*)at, _MM_HINT_T1); }
 HEADRACE_INLINE void pause() { _mm_pause(); }
 
+// Products with quantized weights
+
+constexpr int kQuantizedRows = 4, kQuantizedHalves = 1;
+
+#ifdef __AVXVNNI__
+constexpr int kSignedShift = 7;
+
+struct CodeSums {
+    Words total;
+};
+template <int Bits>
+HEADRACE_INLINE void add_codes(CodeSums& sums, Words codes, Words row, int) {
+    sums.total = dot_bytes(sums.total, codes, row);
+}
+HEADRACE_INLINE Words signed_operand(Words bytes) {
+    const __m256i sign = _mm256_set1_epi8((char)0x80);
+    return {_mm256_xor_si256(bytes.low, sign), _mm256_xor_si256(bytes.high, sign)};
+}
+HEADRACE_INLINE int signed_value(uint8_t operand) { return operand - 128; }
+HEADRACE_INLINE void add_signed(CodeSums& sums, Words operand, Words row) {
+    sums.total = dot_bytes(sums.total, operand, row);
+}
+#else
+constexpr int kSignedShift = -1;
+
+struct CodeSums {
+    Words total;
+    Words pairs;  // sums of two products, of 16 bits
+};
+// As many sums of two products are added up in 16 bits as cannot exceed them.
+template <int Bits>
+HEADRACE_INLINE void add_codes(CodeSums& sums, Words codes, Words row, int word) {
+    constexpr int kCount = Bits <= 4 ? 8 : Bits == 5 ? 4 : 2;
+    static_assert(kCount * 2 * ((1 << Bits) - 1) * 127 < 1 << 15);
+    const __m256i low = _mm256_maddubs_epi16(codes.low, row.low);
+    const __m256i high = _mm256_maddubs_epi16(codes.high, row.high);
+    if (word % kCount == 0) {
+        sums.pairs = {low, high};
+    } else {
+        sums.pairs = {_mm256_add_epi16(sums.pairs.low, low),
+                      _mm256_add_epi16(sums.pairs.high, high)};
+    }
+    // Otherwise GCC sums up in another order, for which there are not enough registers.
+    asm("" : "+x"(sums.pairs.low), "+x"(sums.pairs.high));
+    if (word % kCount == kCount - 1) {
+        const __m256i ones = _mm256_set1_epi16(1);
+        sums.total = sums.total + Words{_mm256_madd_epi16(sums.pairs.low, ones),
+                                        _mm256_madd_epi16(sums.pairs.high, ones)};
+        asm("" : "+x"(sums.total.low), "+x"(sums.total.high));
+    }
+}
+HEADRACE_INLINE Words signed_operand(Words bytes) { return bytes; }
+HEADRACE_INLINE int signed_value(uint8_t operand) { return (int8_t)operand; }
+HEADRACE_INLINE void add_signed(CodeSums& sums, Words operand, Words row) {
+    // The operand's sign goes to the row.
+    const Words magnitude{_mm256_abs_epi8(operand.low), _mm256_abs_epi8(operand.high)};
+    const Words signed_row{_mm256_sign_epi8(row.low, operand.low),
+                           _mm256_sign_epi8(row.high, operand.high)};
+    sums.total = dot_small_bytes(sums.total, magnitude, signed_row);
+    asm("" : "+x"(sums.total.low), "+x"(sums.total.high));
+}
+#endif
+HEADRACE_INLINE CodeSums code_sums(Words first) {
+    CodeSums sums{};
+    sums.total = first;
+    return sums;
+}
+HEADRACE_INLINE Words look_up_bytes(const int8_t (&table)[16], Words indices) {
+    const __m256i twice = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)table));
+    return {_mm256_shuffle_epi8(twice, indices.low), _mm256_shuffle_epi8(twice, indices.high)};
+}
+
 }  // namespace headrace

@@ -186,4 +186,28 @@ HEADRACE_INLINE void prefetch_near(const void* at) { _mm_prefetch((const char*)a
 HEADRACE_INLINE void prefetch_far(const void* at) { _mm_prefetch((const char*)at, _MM_HINT_T1); }
 HEADRACE_INLINE void pause() { _mm_pause(); }
 
+// Products with quantized weights
+
+constexpr int kQuantizedRows = 6, kQuantizedHalves = 2, kSignedShift = 7;
+
+struct CodeSums {
+    Words total;
+};
+HEADRACE_INLINE CodeSums code_sums(Words first) { return {first}; }
+template <int Bits>
+HEADRACE_INLINE void add_codes(CodeSums& sums, Words codes, Words row, int) {
+    sums.total = dot_bytes(sums.total, codes, row);
+}
+HEADRACE_INLINE Words signed_operand(Words bytes) {
+    return {_mm512_xor_si512(bytes.value, _mm512_set1_epi8((char)0x80))};
+}
+HEADRACE_INLINE int signed_value(uint8_t operand) { return operand - 128; }
+HEADRACE_INLINE void add_signed(CodeSums& sums, Words operand, Words row) {
+    sums.total = dot_bytes(sums.total, operand, row);
+}
+HEADRACE_INLINE Words look_up_bytes(const int8_t (&table)[16], Words indices) {
+    const __m128i once = _mm_loadu_si128((const __m128i*)table);
+    return {_mm512_shuffle_epi8(_mm512_broadcast_i32x4(once), indices.value)};
+}
+
 }  // namespace headrace

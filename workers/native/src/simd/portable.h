@@ -282,4 +282,30 @@ HEADRACE_INLINE void pause() {
 #endif
 }
 
+// Products with quantized weights
+
+constexpr int kQuantizedRows = 4, kQuantizedHalves = 1, kSignedShift = 7;
+
+struct CodeSums {
+    Words total;
+};
+HEADRACE_INLINE CodeSums code_sums(Words first) { return {first}; }
+template <int Bits>
+HEADRACE_INLINE void add_codes(CodeSums& sums, Words codes, Words row, int) {
+    sums.total = dot_small_bytes(sums.total, codes, row);
+}
+HEADRACE_INLINE Words signed_operand(Words bytes) { return {bytes.value ^ 0x80808080u}; }
+HEADRACE_INLINE int signed_value(uint8_t operand) { return operand - 128; }
+HEADRACE_INLINE void add_signed(CodeSums& sums, Words operand, Words row) {
+    sums.total = dot_bytes(sums.total, operand, row);
+}
+HEADRACE_INLINE Words look_up_bytes(const int8_t (&table)[16], Words indices) {
+    uint8_t bytes[sizeof indices.value];
+    std::memcpy(bytes, &indices.value, sizeof bytes);
+    for (uint8_t& byte : bytes) byte = (uint8_t)table[byte];
+    Words found;
+    std::memcpy(&found.value, bytes, sizeof bytes);
+    return found;
+}
+
 }  // namespace headrace

@@ -58,6 +58,18 @@
 // Doubles
 //   add(d, x) sum(d)
 //
+// Products with quantized weights (see quantized_product.h)
+//   kQuantizedRows, kQuantizedHalves     as kTileRows and kTileHalves
+//   CodeSums                 the sums of a block's products, of 16 outputs; `total` after the last
+//   code_sums(first)         such sums, beginning with `first`
+//   add_codes<bits>(sums, codes, row, n) adds the products of unsigned bytes < 2^bits and signed
+//                            bytes of -127 to 127; n: 0, 1, ... for the words of a block, 8 at most
+//   signed_operand(w)        what `add_signed` takes for signed bytes; signed_value(byte) is the
+//                            number that one of its bytes stands for
+//   add_signed(sums, operand, row)       adds the products of signed bytes; where kSignedShift >= 0,
+//                            they are too large by the row's bytes shifted by it
+//   look_up_bytes(table, w)  table[byte] for each byte of w, all of which are < 16
+//
 // Memory
 //   prefetch_near(p) prefetch_far(p)     to the first cache, to the second
 //   pause()                  between two looks at memory that another thread writes

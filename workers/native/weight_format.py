@@ -1,0 +1,58 @@
+"""Choose the format in which a weight is stored and multiplied."""
+
+from enum import IntEnum
+from typing import Any
+
+from headrace.protocol.config import Quantization
+from headrace.workers.quantized.formats import BLOCK_FORMATS
+from headrace.workers.quantized.tensor import quantized_of
+
+
+class WeightFormat(IntEnum):
+    """Ways to store and multiply a weight; see `linear` in src/linear_operations.h.
+
+    From Q8_0 on: blocks, in the order of src/quantized.cpp; rows are rounded to 8 bits in blocks.
+    """
+
+    FLOAT = 0
+    INT8_WEIGHT_ONLY = 1
+    INT8_DYNAMIC = 2  # rows are rounded to 8 bits too
+    Q8_0 = 3
+    Q4_0 = 4
+    Q4_1 = 5
+    Q5_0 = 6
+    Q5_1 = 7
+    Q4_K = 8
+    Q5_K = 9
+    Q6_K = 10
+    IQ4_NL = 11
+    MXFP4 = 12
+
+    @property
+    def is_blocks(self) -> bool:
+        return self >= WeightFormat.Q8_0
+
+    @property
+    def rounds_rows(self) -> bool:
+        """Whether rows are rounded to 8 bits, too."""
+        return self >= WeightFormat.INT8_DYNAMIC
+
+
+def format_of(
+    weight: Any, quantization: Quantization | None, is_head: bool = False
+) -> WeightFormat:
+    """Return the format that a weight is multiplied in: the file's, or what is configured.
+
+    is_head: whether it makes logits. Its rounding goes straight into them, so it has 8 bits where
+    others have 4 or 5, and its rows are not rounded with int8_dynamic.
+    """
+    quantized = quantized_of(weight)
+    if quantized is not None and not quantized.is_float:
+        return WeightFormat[quantized.format.upper()]
+    if quantization is None:
+        return WeightFormat.FLOAT
+    if quantization in BLOCK_FORMATS:
+        return WeightFormat.Q8_0 if is_head else WeightFormat[quantization.upper()]
+    if quantization == "int8_dynamic" and not is_head:
+        return WeightFormat.INT8_DYNAMIC
+    return WeightFormat.INT8_WEIGHT_ONLY

@@ -1,0 +1,117 @@
+"""A weight in the blocks of a file, and its place in a model.
+
+Formats are named as in llama.cpp, in lower case. Every row (output) of a weight is a number of
+whole blocks, so that rows can be taken, left out and reordered without a look into the blocks.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from headrace.workers.quantized.blocks import Blocks, read_blocks
+from headrace.workers.quantized.formats import BLOCK_FORMATS, FLOAT_FORMATS
+
+Bytes = npt.NDArray[np.uint8]
+
+_ATTRIBUTE = "_headrace_quantized"
+_CHUNK_ELEMENTS = 1024 * 1024  # decoded at a time, so that what is between stays in the cache
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedTensor:
+    """A weight [outputs, inputs] of a file, in the file's own bytes.
+
+    format: its name as in llama.cpp, in lower case: "q4_k", "q8_0", "bf16", ...
+    shape: (outputs, inputs); rows are padded with zeros to whole blocks.
+    data: the bytes [outputs, bytes per row], usually mapped from the file.
+    """
+
+    format: str
+    shape: tuple[int, int]
+    data: Bytes
+
+    def __post_init__(self) -> None:
+        """Check the bytes' shape. Raises ValueError if the format is unknown or they do not fit."""
+        expected = (self.shape[0], row_bytes(self.format, self.shape[1]))
+        if self.data.shape != expected or self.data.dtype != np.uint8:
+            raise ValueError(f"{self.format} of {self.shape} needs bytes of shape {expected}")
+
+    @property
+    def nbytes(self) -> int:
+        return int(self.data.nbytes)
+
+    @property
+    def is_float(self) -> bool:
+        """Whether the numbers are stored one by one, in 16 or 32 bits."""
+        return self.format in FLOAT_FORMATS
+
+    def take(self, outputs: slice | Sequence[int] | npt.NDArray[np.int64]) -> "QuantizedTensor":
+        """Return some of the rows, in the order given; a slice shares the bytes, others copy."""
+        data = self.data[outputs]
+        return QuantizedTensor(self.format, (len(data), self.shape[1]), data)
+
+    def to_dtype(self, dtype: torch.dtype) -> torch.Tensor:
+        """Return the whole weight in a float type, in the file's own bytes if it is stored so."""
+        if self.is_float and FLOAT_FORMATS[self.format] == dtype and self.data.flags.writeable:
+            return torch.from_numpy(np.ascontiguousarray(self.data)).view(dtype)
+        result = torch.empty(self.shape, dtype=dtype)
+        for start, stop in self._chunks(0, self.shape[0]):
+            result[start:stop] = self._decoded(start, stop)
+        return result
+
+    def dequantize(self, first: int = 0, count: int | None = None) -> torch.Tensor:
+        """Return `count` rows from `first` on (all if None), float32 [count, inputs]."""
+        outputs, inputs = self.shape
+        last = outputs if count is None else first + count
+        result = torch.empty((last - first, inputs))
+        for start, stop in self._chunks(first, last):
+            result[start - first : stop - first] = self._decoded(start, stop)
+        return result
+
+    def _chunks(self, first: int, last: int) -> Iterator[tuple[int, int]]:
+        step = max(1, _CHUNK_ELEMENTS // max(1, self.shape[1]))
+        for start in range(first, last, step):
+            yield start, min(start + step, last)
+
+    def _decoded(self, first: int, last: int) -> torch.Tensor:
+        if self.is_float:
+            data = self.data[first:last].copy()  # the file's cannot be written, as torch wants it
+            return torch.from_numpy(data).view(FLOAT_FORMATS[self.format]).float()
+        return self.blocks(first, last).dequantize()[:, : self.shape[1]]
+
+    def blocks(self, first: int, last: int) -> Blocks:
+        """Return the codes and scales of the rows from `first` to before `last`."""
+        return read_blocks(self.format, np.ascontiguousarray(self.data[first:last]))
+
+    @cached_property
+    def placeholder(self) -> torch.Tensor:
+        """A tensor of the weight's shape that takes no memory; `quantized_of` finds this weight."""
+        values = torch.zeros(()).expand(self.shape)
+        setattr(values, _ATTRIBUTE, self)
+        return values
+
+
+def attach_quantized(parameter: torch.Tensor, weight: QuantizedTensor) -> None:
+    """Make `quantized_of` find the weight of a parameter, whose own values are never read."""
+    setattr(parameter, _ATTRIBUTE, weight)
+
+
+def quantized_of(parameter: torch.Tensor) -> QuantizedTensor | None:
+    """Return the weight that `attach_quantized` set; None: the parameter has values of its own."""
+    found = getattr(parameter, _ATTRIBUTE, None)
+    assert found is None or isinstance(found, QuantizedTensor)
+    return found
+
+
+def row_bytes(name: str, inputs: int) -> int:
+    """Return the bytes of a row. Raises ValueError if the format is unknown."""
+    if name in FLOAT_FORMATS:
+        return inputs * FLOAT_FORMATS[name].itemsize
+    if name not in BLOCK_FORMATS:
+        raise ValueError(f"weights of the format {name} cannot be read")
+    block = BLOCK_FORMATS[name]
+    return -(-inputs // block.inputs) * block.num_bytes
