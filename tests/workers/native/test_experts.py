@@ -252,6 +252,24 @@ def test_rows_that_are_no_numbers_harm_no_others(tmp_path: Path) -> None:
 
 
 @needs_bfloat16
+@pytest.mark.parametrize(("quantization", "limit"), [("q8_0", 0.1), ("q4_0", 0.5)])
+@pytest.mark.parametrize("chosen", [1, 3])
+def test_experts_in_blocks(
+    tmp_path: Path, quantization: Quantization, limit: float, chosen: int
+) -> None:
+    """They are rounded as other weights are, but a row whose choice is near may choose others."""
+    options = {**QWEN3_OPTIONS, "hidden_size": 96, "moe_intermediate_size": 40}
+    options |= {"initializer_range": 0.1, "num_experts_per_tok": chosen}
+    model, hook = load(tmp_path, options, "bfloat16", **QWEN3)
+    tokens = tokens_of(LENGTH)
+    compiled = CompiledProgram(model, hook, 2, quantization)
+    plain = logits(CompiledProgram(model, hook, 2), tokens)
+    errors = (logits(compiled, tokens) - plain).square().mean(-1).sqrt() / plain.std()
+    assert 0 < errors.median() < limit
+    assert compiled.weight_bytes < 0.8 * sum(2 * weight.numel() for weight in model.parameters())
+
+
+@needs_bfloat16
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("quantization", ["int8", "int8_dynamic"])
 def test_experts_of_8_bits(tmp_path: Path, quantization: Quantization, dtype: Dtype) -> None:
