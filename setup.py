@@ -17,6 +17,13 @@ setup(
             ],
             extra_link_args=["-pthread"],
             optional=True,
-        )
+        ),
+        Extension(
+            "headrace.workers.quantized.decoder",
+            sources=["workers/quantized/src/decode.cpp"],
+            # Products and sums must be rounded one by one: see the source.
+            extra_compile_args=["-std=c++17", "-O3", "-ffp-contract=off"],
+            optional=True,
+        ),
     ]
 )  # fmt: skip

@@ -29,6 +29,7 @@ def build_engine(
     phases: StartPhases | None = None,
     shared_file: SharedFile | None = None,
     freed_bytes: int = 0,
+    cache_folder: Path | None = None,
 ) -> Engine:
     """Load the model and build an engine for it.
 
@@ -38,13 +39,15 @@ def build_engine(
     phases: measures the time of each phase.
     shared_file: the file in which the group's workers share packed weights.
     freed_bytes: memory that the worker which this one succeeds will give back.
+    cache_folder: where compiled programs are kept for later starts; None: nowhere.
 
     Raises ModelUnsupported if the model cannot be served.
     """
     phases = phases or StartPhases()
     runner = build_runner(
-        group_model_path, config, workers_on_host, log, phases, shared_file, freed_bytes
-    )
+        group_model_path, config, workers_on_host, log, phases, shared_file, freed_bytes,
+        cache_folder,
+    )  # fmt: skip
     log(f"K/V cache: {runner.num_blocks} blocks of {runner.block_size} tokens")
     return assemble_engine(
         runner,
@@ -66,18 +69,30 @@ def build_runner(
     phases: StartPhases | None = None,
     shared_file: SharedFile | None = None,
     freed_bytes: int = 0,
+    cache_folder: Path | None = None,
 ) -> Runner:
     """Load the model and build a runner for it; see `build_engine`."""
     phases = phases or StartPhases()
     if config.engine == "fake":
         phases.end_imports()
         return _fake_runner(group_model_path, config)
-    # Imports torch, which takes seconds and is not needed by the fake engine.
-    from headrace.workers.load_runner import load_runner
+    # These import torch, which takes a second and is not needed by the fake engine; the last one
+    # imports transformers too, which takes seconds.
+    from headrace.workers.program_cache.cached_programs import ProgramCache
+    from headrace.workers.program_cache.load_cached import load_cached_runner
 
     phases.end_imports()
+    cache = ProgramCache(cache_folder, group_model_path, config, log)
+    cached = load_cached_runner(
+        cache, group_model_path, config, workers_on_host, log, phases, shared_file, freed_bytes
+    )
+    if cached is not None:
+        return cached
+    with phases.phase("imports"):
+        from headrace.workers.load_runner import load_runner
+
     return load_runner(
-        group_model_path, config, workers_on_host, log, phases, shared_file, freed_bytes
+        group_model_path, config, workers_on_host, log, phases, shared_file, freed_bytes, cache
     )
 
 

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from headrace.protocol.common.host.cache_folder import cache_folder
 from headrace.protocol.common.process import become_child
 from headrace.protocol.common.process_registry import FORK_SERVER
 from headrace.protocol.config import PoolConfig
@@ -57,16 +58,26 @@ def main() -> None:
 def _import_all(pool: PoolConfig) -> Callable[[list[str]], None]:
     """Import what workers need; return their main function. Imported late: it takes seconds, and
     this process must die with its parent from the start."""
-    from headrace.workers import load_runner  # noqa: F401
     from headrace.workers.main import main
+    from headrace.workers.program_cache import load_cached  # noqa: F401
+    from headrace.workers.program_cache.cached_programs import ProgramCache
+
+    folder = cache_folder()
+    for group in pool.groups:
+        engine = group.engine
+        if engine.runs_model and not ProgramCache(folder, group.model_path, engine).has_program:
+            _import_transformers(group.model_path)
+    return main
+
+
+def _import_transformers(model_path: Path) -> None:
+    """Import what compiles a model, and its class: that is in a module that imports most of
+    transformers."""
+    from headrace.workers import load_runner  # noqa: F401
     from headrace.workers.torch_runner.loading import read_model_class
 
-    # Each model's class is in a module that imports most of transformers.
-    for group in pool.groups:
-        if group.engine.runs_model:
-            with contextlib.suppress(ModelUnsupported):  # a worker will report it
-                read_model_class(group.model_path)
-    return main
+    with contextlib.suppress(ModelUnsupported):  # a worker will report it
+        read_model_class(model_path)
 
 
 def _serve_orders(orders: socket.socket) -> list[str]:

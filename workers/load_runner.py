@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from transformers.modeling_utils import PreTrainedModel
 
-from headrace.protocol.common.host.limits import available_cpus
 from headrace.protocol.config import EngineConfig
 from headrace.protocol.logs.set_up import adopt_library_loggers
 from headrace.workers.attention.hook import AttentionHook, vocab_rows
 from headrace.workers.errors import ModelUnsupported
 from headrace.workers.linear.linears import prepare_linears
+from headrace.workers.load_options import choose_length, threads_of
 from headrace.workers.lora.slots import AdapterSlots
 from headrace.workers.memory import free_memory
 from headrace.workers.native.adapter_slots import NativeAdapterSlots
@@ -21,7 +21,10 @@ from headrace.workers.native.compile_model import compile_model, release_weights
 from headrace.workers.native.program import CompiledProgram
 from headrace.workers.native.runner import NativeRunner
 from headrace.workers.native.shared_file import SharedFile
+from headrace.workers.native.weight_format import WeightFormat, format_names
 from headrace.workers.native.weight_memory import SharedWeights, fingerprint_weights
+from headrace.workers.program_cache.cached_programs import ProgramCache
+from headrace.workers.quantized.parameter import expand_parameters, products_skipped
 from headrace.workers.start_phases import StartPhases
 from headrace.workers.torch_runner.cache_size import choose_num_blocks
 from headrace.workers.torch_runner.choose_backend import BackendChoice, choose_backend
@@ -48,16 +51,18 @@ def load_runner(
     phases: StartPhases,
     shared_file: SharedFile | None = None,
     freed_bytes: int = 0,
+    cache: ProgramCache | None = None,
 ) -> LoadedRunner:
     """Load a model folder and check its outputs against transformers'.
 
     shared_file: the file in which the group's workers share packed weights.
+    cache: keeps the program, if there is one, for later starts.
 
     Raises ModelUnsupported, with one line for the operator, if the model cannot be served.
     """
     adopt_library_loggers()  # transformers, imported by now, has a handler of its own
     device = choose_device(config.device)
-    threads = config.threads or max(1, available_cpus().amount // max(1, workers_on_host))
+    threads = threads_of(config, workers_on_host)
     torch.set_num_threads(threads)
     shared = (
         None if shared_file is None else SharedWeights(shared_file, fingerprint_weights(model_path))
@@ -67,14 +72,17 @@ def load_runner(
     if shared is not None and fingerprint_weights(model_path) != shared.fingerprint:
         shared = None  # changed meanwhile: the weights that were read match neither fingerprint
     log(f"{type(model).__name__} in {model.dtype} on {device}, {threads} threads")
-    max_model_len = _choose_length(config, model_length(model))
+    longest = model_length(model)
+    max_model_len = choose_length(config, longest)
     hook = AttentionHook()
-    with phases.phase("compile"), torch.inference_mode():
+    with phases.phase("compile"), torch.inference_mode(), products_skipped():
         hook.probe(model)
     slots: AdapterSlots | None = None
     compiled = _compile(model, hook, config, max_model_len, threads, log, phases, shared)
     if compiled is None:
         with phases.phase("compile"):
+            if num_expanded := expand_parameters(model):
+                log(f"{num_expanded} weights of the GGUF file expanded to {model.dtype}")
             prepare_linears(model, config, log)
             slots = AdapterSlots.of(model, config.max_loras) if config.enable_lora else None
     choice = choose_backend(hook, model.dtype, device, config.block_size)
@@ -86,6 +94,9 @@ def load_runner(
         with phases.phase("self-check"):
             check_model(model, make_runner, max_model_len, config.block_size)
     else:
+        if cache is not None and compiled.plan is not None:
+            with phases.phase("compile"):
+                cache.save(compiled.plan, model, vocab_rows(model), longest)
         release_weights(model, compiled)
     with phases.phase("cache"):
         blocks = _choose_num_blocks(
@@ -129,8 +140,8 @@ def _compile(
             _log.warning(SLOW_QUANTIZATION, config.quantization, reason)
     else:
         size = f"{compiled.weight_bytes / 2**20:.0f} MiB of weights"
-        kind = config.quantization or model.dtype
-        log(f"compiled kernels, {size} in {kind}, {compiled.memory.note}")
+        kinds = format_names(compiled.formats, model.dtype)
+        log(f"compiled kernels, {size} in {kinds}, {compiled.memory.note}")
     return compiled
 
 
@@ -141,7 +152,7 @@ def _self_check_error(
     make_runner = partial(
         _native_runner, compiled, vocab_rows(model), max_model_len, config.block_size
     )
-    is_rounded = config.quantization is not None
+    is_rounded = compiled.formats != {WeightFormat.FLOAT}
     try:
         check_model(model, make_runner, max_model_len, config.block_size, is_rounded)
     except ModelUnsupported as error:
@@ -226,11 +237,3 @@ def _choose_num_blocks(
         gathers=not choice.graphs,
         freed_bytes=freed_bytes,
     )
-
-
-def _choose_length(config: EngineConfig, longest: int) -> int:
-    if config.max_model_len is not None and config.max_model_len > longest:
-        raise ModelUnsupported(
-            f"max_model_len is {config.max_model_len}, but the model's limit is {longest}"
-        )
-    return config.max_model_len or longest

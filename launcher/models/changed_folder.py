@@ -15,6 +15,7 @@ from headrace.launcher.models.model_cache import (
 )
 from headrace.launcher.models.model_folder import ModelError, read_json_object
 from headrace.launcher.models.text_folder import TOKENIZER_FILES
+from headrace.protocol.common.gguf_reference import FACTS
 
 CONFIG = "config.json"
 _ROPE_KEYS = {"rope_parameters", "rope_scaling", "rope_theta"}
@@ -54,7 +55,7 @@ def with_changes(
 
     def build(entry: Path) -> None:
         for file in folder.iterdir():
-            if file.name in (CONFIG, MANIFEST) or (files and file in _text_files(folder)):
+            if file.name in (CONFIG, MANIFEST, FACTS) or (files and file in _text_files(folder)):
                 continue
             (entry / file.name).symlink_to(file.absolute())
         for file in files:

@@ -14,6 +14,7 @@ from pathlib import Path
 from headrace.launcher.models.model_folder import ModelError
 from headrace.protocol.common.atomic_write import replacing_folder
 from headrace.protocol.common.file_lock import FileLock, LockHeld
+from headrace.protocol.common.host.cache_folder import cache_folder
 from headrace.protocol.common.host.umask import users_umask
 
 MANIFEST = "headrace.json"
@@ -28,16 +29,12 @@ def default_cache_dir() -> Path:
 
     Raises ModelError if none of them is set, and the user has no home folder.
     """
-    own = os.environ.get("HEADRACE_CACHE")
-    if own:
-        return Path(own).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    try:
-        return (Path(base) if base else Path.home() / ".cache") / "headrace"
-    except RuntimeError as error:  # a container's user without an entry in /etc/passwd, say
+    folder = cache_folder()
+    if folder is None:
         raise ModelError(
             "there is no home folder: HEADRACE_CACHE must say where prepared models are kept"
-        ) from error
+        )
+    return folder
 
 
 def cached(entry: Path, build: Callable[[Path], None], progress: Progress) -> Path:

@@ -5,6 +5,8 @@ import struct
 from pathlib import Path
 from typing import Any
 
+from headrace.protocol.common.gguf_reference import GGUFFilesError, check_files, read_reference
+
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 MAX_HEADER_BYTES = 100_000_000  # the limit that the safetensors format itself sets
@@ -15,11 +17,17 @@ class ModelError(Exception):
 
 
 def check_folder(folder: Path) -> None:
-    """Check that a folder holds a configuration and complete weights.
+    """Check that a folder holds a configuration, and complete weights or a reference to them.
 
     Raises ModelError if it does not.
     """
     read_json_object(folder / "config.json", required=True)
+    try:
+        reference = read_reference(folder)
+        if reference is not None:
+            return check_files(reference[0])
+    except GGUFFilesError as error:
+        raise ModelError(str(error)) from error
     for file in _weight_files(folder):
         _check_weights(file)
 

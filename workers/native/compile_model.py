@@ -12,6 +12,7 @@ from headrace.workers.native.graph import NotStatic
 from headrace.workers.native.library import GROUP_TOKENS, unsupported_reason
 from headrace.workers.native.program import CompiledProgram
 from headrace.workers.native.weight_memory import SharedWeights
+from headrace.workers.quantized.parameter import PackedParameter, release_parameter
 
 
 def compile_model(
@@ -54,7 +55,10 @@ def _unsupported_reason(model: PreTrainedModel, config: EngineConfig) -> str:
 
 def release_weights(model: PreTrainedModel, compiled: CompiledProgram) -> None:
     """Free the model's weights that have been packed; keep those that the program reads."""
+    compiled.plan = None
     for parameter in model.parameters():
-        if not compiled.reads(parameter):
+        if isinstance(parameter, PackedParameter):
+            release_parameter(parameter)
+        elif not compiled.reads(parameter):
             parameter.data = torch.empty(0, dtype=parameter.dtype)
     free_memory()

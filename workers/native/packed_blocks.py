@@ -9,6 +9,7 @@ import torch
 
 from headrace.workers.native.library import PANEL_OUTPUTS
 from headrace.workers.native.packed_weight import PackedWeight, quantized_part, weight_of
+from headrace.workers.native.stored_dtype import dtype_of
 from headrace.workers.quantized.blocks import Blocks, read_blocks
 from headrace.workers.quantized.encode import quantize
 from headrace.workers.quantized.formats import BLOCK
@@ -65,7 +66,7 @@ class PackedBlocks(PackedWeight):
         if quantized is not None and not quantized.is_float:
             return quantized.take(rows).data
         floats = (
-            weight_of(part)[torch.from_numpy(rows)]
+            weight_of(part)[torch.from_numpy(rows)].to(dtype_of(part["weight"]))
             if quantized is None
             else quantized.take(rows).dequantize()
         )

@@ -8,6 +8,7 @@ import torch
 
 from headrace.workers.linear.quantization import quantize_weight
 from headrace.workers.native.library import PANEL_OUTPUTS, require_kernels
+from headrace.workers.native.stored_dtype import dtype_of
 from headrace.workers.native.weight_format import WeightFormat
 from headrace.workers.quantized.tensor import QuantizedTensor, quantized_of
 
@@ -103,7 +104,9 @@ class PackedWeight:
 
     def _floats(self, part: dict[str, Any]) -> torch.Tensor:
         quantized = quantized_part(part)
-        return weight_of(part) if quantized is None else quantized.to_dtype(self._dtype)
+        if quantized is not None:
+            return quantized.to_dtype(self._dtype)
+        return weight_of(part).to(dtype_of(part["weight"]))
 
     def _bias(self, weights: Sequence[torch.Tensor]) -> torch.Tensor | None:
         biases = [_bias(part) for part in self._parts]

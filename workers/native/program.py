@@ -7,21 +7,17 @@
 import ctypes
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers.modeling_utils import PreTrainedModel
 
 from headrace.protocol.config import Quantization
 from headrace.workers.attention.backend import AttentionBatch, Span
-from headrace.workers.attention.hook import AttentionHook
-from headrace.workers.lora.layers import linear_shape
 from headrace.workers.native.activations import ACTIVATIONS
 from headrace.workers.native.adapter_slots import AdaptedLinear, LayerSlice, NativeAdapterSlots
-from headrace.workers.native.capture import capture
-from headrace.workers.native.experts_packing import PackedExperts
-from headrace.workers.native.graph import NotStatic, TableCall
+from headrace.workers.native.experts.packing import PackedExperts
+from headrace.workers.native.graph import NotStatic
 from headrace.workers.native.instructions import Lowered, Op, Operand
 from headrace.workers.native.library import (
     GROUP_TOKENS,
@@ -33,13 +29,20 @@ from headrace.workers.native.library import (
     CStep,
     require_kernels,
 )
-from headrace.workers.native.lower import lower, parts_of
+from headrace.workers.native.lower import parts_of
 from headrace.workers.native.packed_blocks import PackedBlocks
 from headrace.workers.native.packed_weight import ALIGNMENT, PackedWeight
-from headrace.workers.native.rewrite import rewrite
+from headrace.workers.native.plan import ProgramPlan, plan_program
+from headrace.workers.native.position_tables import compute_tables
+from headrace.workers.native.stored_dtype import dtype_of
 from headrace.workers.native.weight_format import WeightFormat, format_of
 from headrace.workers.native.weight_memory import SharedWeights, WeightMemory
 from headrace.workers.quantized.tensor import quantized_of
+
+if TYPE_CHECKING:  # a program from the cache needs no transformers
+    from transformers.modeling_utils import PreTrainedModel
+
+    from headrace.workers.attention.hook import AttentionHook
 
 _OUTPUT = -2  # the buffer number of the step's output
 
@@ -47,13 +50,15 @@ _OUTPUT = -2  # the buffer number of the step's output
 class CompiledProgram:
     """A model's instructions and its packed weights.
 
-    memory: where the weights lie. adapted: the products that LoRA adapters may change.
+    memory: where the weights lie. formats: of the weights.
+    adapted: the products that LoRA adapters may change.
+    plan: what it was compiled from, until the model's weights are released.
     """
 
     def __init__(
         self,
-        model: PreTrainedModel,
-        hook: AttentionHook,
+        model: "PreTrainedModel",
+        hook: "AttentionHook",
         threads: int,
         quantization: Quantization | None = None,
         shared: SharedWeights | None = None,
@@ -66,17 +71,30 @@ class CompiledProgram:
 
         Raises NotStatic if the model's forward pass is not one fixed program.
         """
-        self.dtype = model.dtype
-        self.is_bf16 = model.dtype == torch.bfloat16
+        plan = plan_program(model, hook, quantization, adaptable)
+        self._build(plan, threads, shared)
+        self.plan: ProgramPlan | None = plan
+
+    @classmethod
+    def of_plan(
+        cls, plan: ProgramPlan, threads: int, shared: SharedWeights | None = None
+    ) -> "CompiledProgram":
+        """Return the program of a plan, with its weights packed."""
+        compiled = cls.__new__(cls)
+        compiled._build(plan, threads, shared)
+        compiled.plan = None
+        return compiled
+
+    def _build(self, plan: ProgramPlan, threads: int, shared: SharedWeights | None) -> None:
+        lowered = plan.lowered
+        self.dtype = plan.dtype
+        self.is_bf16 = plan.dtype == torch.bfloat16
         self.threads = threads
         # Bytes of one token in the cache.
-        self.token_bytes = sum(layer.elements for layer in hook.layers) * model.dtype.itemsize
-        graph = rewrite(capture(model, hook))
-        names = {id(layer.weight): name for name, layer in (adaptable or {}).items()}
-        lowered = lower(graph, 2 if self.is_bf16 else 1, quantization, names.keys())
+        self.token_bytes = sum(layer.elements for layer in plan.layers) * plan.dtype.itemsize
         self.tables = lowered.tables
-        self.calls = graph.tables
-        self.vocab_size = graph.output.width
+        self.calls = plan.tables
+        self.vocab_size = plan.vocab_size
         self._referenced: list[Any] = []  # keeps alive the memory that instructions point to
         _check_sizes(lowered)
         packed = [self._plan_weight(op) for op in lowered.ops]
@@ -86,14 +104,11 @@ class CompiledProgram:
             for op, weight in zip(lowered.ops, packed, strict=True)
         ]
         weights = [weight for weight in packed if weight is not None]
+        self.formats = {weight.weight_format for weight in weights}
         self.memory = WeightMemory(weights, threads, shared)
-        self.adapted = list(_adapted_linears(lowered, packed, names, self.dtype))
+        self.adapted = list(_adapted_linears(lowered, packed, plan.adaptable, self.dtype))
         adapted_names = {part.layer for linear in self.adapted for part in linear.slices}
-        self._shapes = {
-            name: linear_shape(layer)
-            for name, layer in (adaptable or {}).items()
-            if name in adapted_names
-        }
+        self._shapes = {name: shape for name, shape in plan.shapes.items() if name in adapted_names}
         operations = [self._instruction(*pair) for pair in zip(lowered.ops, packed, strict=True)]
         self.instructions = (CInstruction * len(operations))(*operations)
         shapes = [CBuffer(b.width, b.kind, b.copies) for b in lowered.buffers]
@@ -183,8 +198,7 @@ class CompiledProgram:
             instruction.data[0] = panels.address
             return
         quantized = quantized_of(table)
-        if quantized is not None:
-            table = quantized.to_dtype(self.dtype)
+        table = table.to(dtype_of(table)) if quantized is None else quantized.to_dtype(self.dtype)
         self._referenced.append(table)
         instruction.sizes[1] = table.dtype != torch.float32
         instruction.data[0] = table.data_ptr()
@@ -277,7 +291,7 @@ class Program:
         each position."""
         compiled = self._compiled
         outputs = {
-            call: _compute_table(compiled.calls[call], positions)
+            call: compute_tables(compiled.calls[call], positions)
             for (call, _), _ in compiled.tables
         }
         return [
@@ -324,16 +338,6 @@ def _check_sizes(lowered: Lowered) -> None:
     for op in lowered.ops:
         if op.kind == "attend" and max(op.sizes[2], op.sizes[3]) > MAX_HEAD_DIM:
             raise NotStatic(f"its heads have more than {MAX_HEAD_DIM} dimensions")
-
-
-def _compute_table(call: TableCall, positions: torch.Tensor) -> Any:
-    args = [positions if _is_positions(value) else value for value in call.args]
-    kwargs = {k: positions if _is_positions(v) else v for k, v in call.kwargs.items()}
-    return call.module(*args, **kwargs)
-
-
-def _is_positions(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and value.dtype == torch.long
 
 
 def _span_arrays(spans: Sequence[Span]) -> tuple[torch.Tensor, torch.Tensor]:

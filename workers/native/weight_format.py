@@ -1,7 +1,10 @@
 """Choose the format in which a weight is stored and multiplied."""
 
+from collections.abc import Iterable
 from enum import IntEnum
 from typing import Any
+
+import torch
 
 from headrace.protocol.config import Quantization
 from headrace.workers.quantized.formats import BLOCK_FORMATS
@@ -56,3 +59,13 @@ def format_of(
     if quantization == "int8_dynamic" and not is_head:
         return WeightFormat.INT8_DYNAMIC
     return WeightFormat.INT8_WEIGHT_ONLY
+
+
+def format_names(formats: Iterable[WeightFormat], dtype: torch.dtype) -> str:
+    """Return the names of formats as options and files have them, joined by commas.
+
+    dtype: of those that are floats.
+    """
+    names = [each.name.lower().removesuffix("_weight_only") for each in sorted(formats)]
+    float_name = str(dtype).removeprefix("torch.")
+    return ", ".join(float_name if name == "float" else name for name in names)

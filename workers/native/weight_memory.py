@@ -1,5 +1,6 @@
 """Allocate and fill the memory of packed weights: a file shared by workers, or private memory."""
 
+import contextlib
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from headrace.workers.native.experts_packing import PackedExperts
+from headrace.protocol.common.gguf_reference import GGUFFilesError, read_reference
+from headrace.workers.native.experts.packing import PackedExperts
 from headrace.workers.native.library import require_kernels
 from headrace.workers.native.packed_weight import ALIGNMENT, PackedWeight
 from headrace.workers.native.shared_file import SharedFile, SharedMapping
@@ -104,8 +106,10 @@ class WeightMemory:
 
 def fingerprint_weights(model_path: Path) -> str:
     """Return a text that identifies a folder's weights by the stamps of its files."""
-    patterns = ("*.safetensors", "*.gguf", "config.json")
-    files = sorted(file for pattern in patterns for file in model_path.glob(pattern))
+    files = sorted([*model_path.glob("*.safetensors"), model_path / "config.json"])
+    with contextlib.suppress(GGUFFilesError):
+        if reference := read_reference(model_path):
+            files += [Path(stamp.path) for stamp in reference[0]]
     return repr([(str(file.resolve()), *_file_stamp(file)) for file in files])
 
 

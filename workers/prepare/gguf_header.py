@@ -1,4 +1,4 @@
-"""Read the header of a GGUF file, to reject what cannot be converted before torch is loaded.
+"""Read the header of a GGUF file: what it says of the model, and where its tensors lie.
 
 The format, all little-endian: "GGUF", version (u32), tensor count and metadata count (u64), the
 metadata (key, type, value), the tensors' names, shapes, types and offsets, padding to the
@@ -7,7 +7,7 @@ alignment, and the tensors' bytes.
 
 import math
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,22 +19,45 @@ MAX_DIMENSIONS = 8
 
 
 class GGUFError(ValueError):
-    """The file is not a GGUF file that can be converted; the text says why."""
+    """The file is not a GGUF file that can be served; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class GGUFTensor:
+    """One tensor of a file.
+
+    type: of its numbers, as in llama.cpp, in lower case.
+    shape: the outermost dimension first. offset: of its bytes in the file.
+    """
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    offset: int
 
 
 @dataclass(frozen=True, slots=True)
 class GGUFHeader:
-    """The facts of a GGUF file that its conversion needs.
+    """The facts of a GGUF file that its preparation needs.
 
-    architecture: llama.cpp's name. parameters: of all tensors.
+    architecture: llama.cpp's name.
+    metadata: single values; of an array its length.
+    entries: where each value, with its key, lies in the file.
     splits: the number of files that the model is split into (0 or 1: it is not split).
     size_bytes: the least size of a file that holds all of its tensors.
     """
 
     architecture: str
-    parameters: int
+    metadata: dict[str, Any]
+    entries: dict[str, slice]
+    tensors: tuple[GGUFTensor, ...]
     splits: int
     size_bytes: int
+
+    @property
+    def parameters(self) -> int:
+        """The number of parameters of all tensors."""
+        return sum(math.prod(tensor.shape) for tensor in self.tensors)
 
 
 def read_gguf_header(file: Path) -> GGUFHeader:
@@ -58,12 +81,14 @@ class _Reader:
         version = self._number("I")
         if version not in VERSIONS:
             raise GGUFError(f"has GGUF version {version}; versions 2 and 3 are supported")
-        tensors, entries = self._number("Q"), self._number("Q")
-        metadata = {}
-        for _ in range(entries):
+        count, num_entries = self._number("Q"), self._number("Q")
+        metadata, entries = {}, {}
+        for _ in range(num_entries):
+            start = self._stream.tell()
             key = self._string()
             metadata[key] = self._value(self._number("I"))
-        parameters, data_bytes = self._tensors(tensors)
+            entries[key] = slice(start, self._stream.tell())
+        infos, data_bytes = self._tensors(count)
         alignment = metadata.get("general.alignment") or 32
         splits = metadata.get("split.count") or 0
         if not isinstance(alignment, int) or alignment < 1 or not isinstance(splits, int):
@@ -71,30 +96,35 @@ class _Reader:
         start = math.ceil(self._stream.tell() / alignment) * alignment
         return GGUFHeader(
             architecture=str(metadata.get("general.architecture", "")),
-            parameters=parameters,
+            metadata=metadata,
+            entries=entries,
+            tensors=tuple(replace(info, offset=start + info.offset) for info in infos),
             splits=splits,
             size_bytes=start + data_bytes,
         )
 
-    def _tensors(self, count: int) -> tuple[int, int]:
-        """Return the parameters of all tensors, and the end of the last one in the data part."""
+    def _tensors(self, count: int) -> tuple[list[GGUFTensor], int]:
+        """Return all tensors with offsets in the data part, and the end of the last one there."""
         from gguf.constants import GGML_QUANT_SIZES
 
-        block_sizes = {kind.value: size for kind, size in GGML_QUANT_SIZES.items()}
-        parameters = end = 0
+        kinds = {kind.value: (kind.name.lower(), *size) for kind, size in GGML_QUANT_SIZES.items()}
+        end = 0
+        tensors = []
         for _ in range(count):
             name = self._string()
             dimensions = self._number("I")
             if dimensions > MAX_DIMENSIONS:
                 raise GGUFError("is cut short or damaged")
-            elements = math.prod(self._number("Q") for _ in range(dimensions))
+            shape = tuple(self._number("Q") for _ in range(dimensions))[::-1]
             kind, offset = self._number("I"), self._number("Q")
-            if kind not in block_sizes:
+            if kind not in kinds:
                 raise GGUFError(f"tensor {name[:100]!r} has the unknown type {kind}")
-            block, block_bytes = block_sizes[kind]
-            parameters += elements
-            end = max(end, offset + elements // block * block_bytes)
-        return parameters, end
+            type_name, block, block_bytes = kinds[kind]
+            if shape and shape[-1] % block:
+                raise GGUFError(f"tensor {name[:100]!r} has rows of {shape[-1]} {type_name}")
+            tensors.append(GGUFTensor(name, type_name, shape, offset))
+            end = max(end, offset + math.prod(shape) // block * block_bytes)
+        return tensors, end
 
     def _number(self, kind: str) -> int:
         number = struct.unpack("<" + kind, self._stream.read(struct.calcsize("<" + kind)))[0]
@@ -113,7 +143,7 @@ class _Reader:
         return value
 
     def _value(self, kind: int) -> Any:
-        """Read a metadata value; None for arrays, which are skipped."""
+        """Read a metadata value; the length of an array, which is skipped."""
         if kind == STRING:
             return self._bytes().decode("utf-8", errors="replace")
         if kind == ARRAY:
@@ -123,7 +153,7 @@ class _Reader:
         form = "<" + SCALARS[kind]
         return struct.unpack(form, self._stream.read(struct.calcsize(form)))[0]
 
-    def _skip_array(self) -> None:
+    def _skip_array(self) -> int:
         kind, count = self._number("I"), self._number("Q")
         if kind in SCALARS:
             self._stream.seek(count * struct.calcsize("<" + SCALARS[kind]), 1)
@@ -132,3 +162,4 @@ class _Reader:
                 self._bytes()
         else:
             raise GGUFError(f"has metadata of the unknown array type {kind}")
+        return count

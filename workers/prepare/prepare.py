@@ -1,6 +1,7 @@
 """Convert model files: `python -m headrace.workers.prepare.prepare WHAT SOURCE OUTPUT`.
 
-gguf: converts a GGUF file to a folder in Hugging Face layout, with weights in float32.
+gguf: writes a folder in Hugging Face layout for a GGUF file, which keeps the weights, and in it a
+    folder with what `text` writes.
 text: writes, for a folder in Hugging Face layout, tokenizer.json as transformers would use it and
     facts.json: the completed configuration and the special tokens.
 trusted-text: the same, with the code that the folder brings.
@@ -15,26 +16,21 @@ import argparse
 import ctypes
 import importlib.util
 import json
-import logging
 import os
-import shutil
 import signal
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from headrace.protocol.common.gguf_reference import FACTS, GGUFFilesError
 from headrace.protocol.logs.set_up import inherited_options, set_up_logging, writes_json
 from headrace.protocol.logs.standard_streams import make_streams_safe
-from headrace.workers.prepare.gguf_header import GGUFError, GGUFHeader, read_gguf_header
+from headrace.workers.prepare.gguf_folder import write_gguf_folder
+from headrace.workers.prepare.gguf_header import GGUFError
 from headrace.workers.prepare.pickles import PickleError, convert_pickles
-
-log = logging.getLogger("headrace.prepare")
+from headrace.workers.prepare.stages import Stages
 
 PR_SET_PDEATHSIG = 1
-FLOAT32_BYTES = 4
 SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 VOCABULARY_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "tekken.json")
 SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
@@ -42,36 +38,6 @@ SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 class PrepareError(Exception):
     """The conversion is impossible; the text is one line for the operator."""
-
-
-class Stages:
-    """The progress of a preparation in stages, whose weights sum up to `total`."""
-
-    def __init__(self, title: str, total: int) -> None:
-        from tqdm import tqdm  # type: ignore[import-untyped]
-
-        self._title = title
-        self._bar = tqdm(
-            total=total,
-            desc=title,
-            disable=writes_json() or not sys.stderr.isatty(),
-            bar_format="{desc}: {percentage:3.0f}% |{bar}| {elapsed}{postfix}",
-        )
-
-    @contextmanager
-    def stage(self, name: str, weight: int = 1) -> Iterator[None]:
-        started_s = time.monotonic()
-        self._bar.set_postfix_str(name)
-        yield
-        self._bar.update(weight)
-        line = f"{self._title}: {name}: {time.monotonic() - started_s:.1f} s"
-        if writes_json():
-            log.info("%s", line)
-        elif self._bar.disable:
-            print(line, file=sys.stderr)
-
-    def close(self) -> None:
-        self._bar.close()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -88,7 +54,10 @@ def main(arguments: list[str] | None = None) -> int:
     _quiet_libraries()
     try:
         if options.what == "gguf":
-            convert_gguf(options.source, options.output)
+            write_gguf_folder(options.source, options.output)
+            facts = options.output / FACTS
+            facts.mkdir()
+            write_facts(options.output, facts)
         elif options.what == "pickle":
             convert_pickles(options.source, options.output)
         else:
@@ -99,32 +68,6 @@ def main(arguments: list[str] | None = None) -> int:
         print(_one_line(error))
         return 1
     return 0
-
-
-def convert_gguf(source: Path, output: Path) -> None:
-    """Write config, float32 safetensors and tokenizer of the GGUF file `source` to `output`."""
-    header = _check(source, output)
-    stages = Stages(f"preparing {source.name}", total=12)
-    with stages.stage("loading torch"):
-        import torch
-        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
-    source_arguments = {"gguf_file": source.name, "local_files_only": True}
-    with stages.stage(f"reading {header.architecture}", weight=2):
-        config = AutoConfig.from_pretrained(source.parent, **source_arguments)
-    with stages.stage("tokenizer", weight=2):
-        tokenizer = AutoTokenizer.from_pretrained(source.parent, config=config, **source_arguments)
-        tokenizer.save_pretrained(output)
-    with stages.stage("weights", weight=6), torch.no_grad():
-        model = AutoModelForCausalLM.from_pretrained(
-            source.parent,
-            config=config,
-            dtype=torch.float32,
-            quantization_config=GgufConfig(dequantize=True),
-            **source_arguments,
-        )
-    with stages.stage("writing"):
-        model.save_pretrained(output)
-    stages.close()
 
 
 def write_facts(source: Path, output: Path, trusts_code: bool = False) -> None:
@@ -200,30 +143,11 @@ def _text(token: Any) -> str | None:
     return None if token is None else str(token)
 
 
-def _check(source: Path, output: Path) -> GGUFHeader:
-    """Read the header; raises GGUFError or PrepareError if the file cannot be converted.
-
-    Checked before anything slow: that the file is whole and not split, and that the disk has room.
-    """
-    header = read_gguf_header(source)
-    if header.splits > 1:
-        raise GGUFError(f"is one of {header.splits} parts of a split GGUF: join them first")
-    size_bytes = source.stat().st_size
-    if size_bytes < header.size_bytes:
-        raise GGUFError(f"is cut short: {size_bytes} bytes of {header.size_bytes}")
-    needed, free = header.parameters * FLOAT32_BYTES, shutil.disk_usage(output).free
-    if free < needed:
-        raise PrepareError(
-            f"needs {needed / 1e9:.1f} GB in the cache folder, where {free / 1e9:.1f} GB are free"
-        )
-    return header
-
-
 def _one_line(error: Exception) -> str:
     """Return the first line of an error, without the advice that libraries add to it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
-    if isinstance(error, (GGUFError, PickleError, PrepareError)):
+    if isinstance(error, (GGUFError, PickleError, PrepareError, GGUFFilesError)):
         return text
     if not isinstance(
         error, (ValueError, OSError)

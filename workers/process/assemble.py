@@ -10,6 +10,7 @@ from headrace.protocol.calls import (
     ResetPrefixCache,
     check_handled,
 )
+from headrace.protocol.common.host.cache_folder import cache_folder
 from headrace.protocol.common.sd_notify import Notifier
 from headrace.protocol.config import GroupConfig, PoolConfig
 from headrace.workers.build import build_engine, build_runner
@@ -126,6 +127,7 @@ def _engine_thread(
             phases=phases,
             shared_file=shared_file,
             freed_bytes=freed_bytes,
+            cache_folder=cache_folder(),
         )
         load_served(pool.run_dir, group.name, engine)
         return engine
@@ -134,8 +136,9 @@ def _engine_thread(
         """Load what a deep sleep has dropped."""
         again = StartPhases()
         runner = build_runner(
-            group.model_path, group.engine, workers_on_host, log.info, again, shared_file
-        )
+            group.model_path, group.engine, workers_on_host, log.info, again, shared_file,
+            cache_folder=cache_folder(),
+        )  # fmt: skip
         log.info("%s", again.describe())
         return runner
 

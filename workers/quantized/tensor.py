@@ -4,7 +4,7 @@ Formats are named as in llama.cpp, in lower case. Every row (output) of a weight
 whole blocks, so that rows can be taken, left out and reordered without a look into the blocks.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from headrace.workers.quantized.blocks import Blocks, read_blocks
+from headrace.workers.quantized.decoder_library import decode_rows
 from headrace.workers.quantized.formats import BLOCK_FORMATS, FLOAT_FORMATS
 
 Bytes = npt.NDArray[np.uint8]
@@ -58,30 +59,30 @@ class QuantizedTensor:
         """Return the whole weight in a float type, in the file's own bytes if it is stored so."""
         if self.is_float and FLOAT_FORMATS[self.format] == dtype and self.data.flags.writeable:
             return torch.from_numpy(np.ascontiguousarray(self.data)).view(dtype)
-        result = torch.empty(self.shape, dtype=dtype)
-        for start, stop in self._chunks(0, self.shape[0]):
-            result[start:stop] = self._decoded(start, stop)
-        return result
+        return self.dequantize(dtype=dtype)
 
-    def dequantize(self, first: int = 0, count: int | None = None) -> torch.Tensor:
-        """Return `count` rows from `first` on (all if None), float32 [count, inputs]."""
+    def dequantize(
+        self, first: int = 0, count: int | None = None, dtype: torch.dtype = torch.float32
+    ) -> torch.Tensor:
+        """Return `count` rows from `first` on (all if None) in a dtype [count, inputs]."""
         outputs, inputs = self.shape
         last = outputs if count is None else first + count
-        result = torch.empty((last - first, inputs))
-        for start, stop in self._chunks(first, last):
-            result[start - first : stop - first] = self._decoded(start, stop)
+        result = torch.empty((last - first, inputs), dtype=dtype)
+        step = max(1, _CHUNK_ELEMENTS // max(1, inputs))
+        for start in range(first, last, step):
+            stop = min(start + step, last)
+            self._decode(start, stop, result[start - first : stop - first])
         return result
 
-    def _chunks(self, first: int, last: int) -> Iterator[tuple[int, int]]:
-        step = max(1, _CHUNK_ELEMENTS // max(1, self.shape[1]))
-        for start in range(first, last, step):
-            yield start, min(start + step, last)
-
-    def _decoded(self, first: int, last: int) -> torch.Tensor:
+    def _decode(self, first: int, last: int, result: torch.Tensor) -> None:
+        """Write rows to a dense tensor [rows, inputs]."""
         if self.is_float:
-            data = self.data[first:last].copy()  # the file's cannot be written, as torch wants it
-            return torch.from_numpy(data).view(FLOAT_FORMATS[self.format]).float()
-        return self.blocks(first, last).dequantize()[:, : self.shape[1]]
+            data = np.array(self.data[first:last])
+            result.copy_(torch.from_numpy(data).view(FLOAT_FORMATS[self.format]))
+        elif self.shape[1] % BLOCK_FORMATS[self.format].inputs or not decode_rows(
+            self.format, self.data[first:last], result
+        ):
+            result.copy_(self.blocks(first, last).dequantize()[:, : self.shape[1]])
 
     def blocks(self, first: int, last: int) -> Blocks:
         """Return the codes and scales of the rows from `first` to before `last`."""
@@ -95,8 +96,11 @@ class QuantizedTensor:
         return values
 
 
-def attach_quantized(parameter: torch.Tensor, weight: QuantizedTensor) -> None:
-    """Make `quantized_of` find the weight of a parameter, whose own values are never read."""
+def attach_quantized(parameter: torch.Tensor, weight: QuantizedTensor | None) -> None:
+    """Make `quantized_of` find the weight of a parameter, whose own values are never read.
+
+    None: the parameter lets go of the one that it had.
+    """
     setattr(parameter, _ATTRIBUTE, weight)
 
 

@@ -1,7 +1,7 @@
 """Load a transformers model from a folder, or raise the reason why it cannot be used.
 
-Only safetensors are read, and only transformers' own classes are used unless the operator has said
-that code of a model's folder may run.
+Only safetensors and GGUF files are read, and only transformers' own classes are used unless the
+operator has said that code of a model's folder may run.
 """
 
 import inspect
@@ -14,8 +14,11 @@ from safetensors import SafetensorError, safe_open
 from transformers.modeling_utils import PreTrainedModel
 
 from headrace.protocol.common.context_length import context_length
+from headrace.protocol.common.gguf_reference import REFERENCE
 from headrace.protocol.config import Dtype
 from headrace.workers.errors import ModelUnsupported
+from headrace.workers.quantized.parameter import expand_parameters
+from headrace.workers.torch_runner.gguf_loading import load_gguf_model
 
 _AUTO_CLASS = "AutoModelForCausalLM"  # the key of auto_map for models that generate text
 _DTYPES = {
@@ -46,11 +49,17 @@ def load_model(
     """
     config = _read_config(model_path)
     model_class = _model_class(model_path, config, trusts_code)
-    weights = _weight_files(model_path)
     _silence_transformers()
-    model = _read_weights(model_path, model_class, choose_dtype(dtype, config, weights[0], device))
+    if (model_path / REFERENCE).is_file():
+        chosen = choose_dtype(dtype, config, None, device)
+        model: Any = load_gguf_model(model_path, model_class, chosen)
+    else:
+        chosen = choose_dtype(dtype, config, _weight_files(model_path)[0], device)
+        model = _read_weights(model_path, model_class, chosen)
     model.eval()
     model.requires_grad_(False)
+    if device.type != "cpu":
+        expand_parameters(model)
     loaded: PreTrainedModel = model.to(device)
     return loaded
 
@@ -84,9 +93,11 @@ def _read_weights(model_path: Path, model_class: Any, dtype: torch.dtype) -> Any
 
 
 def choose_dtype(
-    configured: Dtype, config: dict[str, Any], weights: Path, device: torch.device
+    configured: Dtype, config: dict[str, Any], weights: Path | None, device: torch.device
 ) -> torch.dtype:
     """Return the dtype to compute in.
+
+    weights: a file that tells the checkpoint's dtype if its configuration does not.
 
     "auto" is the checkpoint's dtype, but bfloat16 for float32 checkpoints if the device computes in
     it natively: half the bytes of weights for each token.
@@ -96,7 +107,7 @@ def choose_dtype(
     text = config.get("text_config") or {}
     names = (config.get("dtype"), config.get("torch_dtype"), text.get("dtype"))
     name = next((name for name in names if name in _DTYPES), None)
-    own = _DTYPES[name] if name else _stored_dtype(weights)
+    own = _DTYPES[name] if name else _stored_dtype(weights) if weights else torch.float32
     if own == torch.float32 and _has_native_bfloat16(device):
         return torch.bfloat16
     return own

@@ -21,6 +21,7 @@ from headrace.launcher.models.model_cache import default_cache_dir
 from headrace.launcher.models.model_folder import ModelError, check_folder
 from headrace.launcher.models.prepare_model import PreparedModel, PrepareOptions, prepare_model
 from headrace.protocol.text import TextInfo
+from tests.workers.tiny_gguf import save_tiny_gguf
 
 CONFIG = {
     "model_type": "llama",
@@ -214,7 +215,7 @@ class TestWhatIsMissing:
         [
             ("model.txt", b"hello", "neither a folder nor a GGUF"),
             ("model.gguf", b"", "neither a folder nor a GGUF"),
-            ("model-00001-of-00003.gguf", b"GGUF", "split GGUF"),
+            ("model-00001-of-00003.gguf", b"GGUF", "of which model-00002-of-00003.gguf is missing"),
             ("model.gguf", b"GGUF\x03\0\0\0", "cut short"),
         ],
     )
@@ -232,6 +233,14 @@ class TestWhatIsMissing:
             prepare(str(tmp_path / name))
         assert "\n" not in str(caught.value)
         assert not list(cache_dir.glob("models/model-*.tmp"))
+
+    def test_a_reference_that_came_with_a_folder(
+        self, folder: Path, prepare: Callable[..., PreparedModel]
+    ) -> None:
+        """It could name any file of this machine."""
+        (folder / "gguf.json").write_text('{"files": [], "tensors": []}')
+        with pytest.raises(ModelError, match=r"gguf\.json"):
+            prepare(str(folder))
 
     def test_no_config(self, folder: Path) -> None:
         (folder / "config.json").unlink()
@@ -288,6 +297,60 @@ class TestWhatIsMissing:
         write_json(index, {"weight_map": {"a": "../model.safetensors"}})
         with pytest.raises(ModelError, match="not a safetensors file of this folder"):
             check_folder(folder)
+
+
+class TestGGUF:
+    """A GGUF file is prepared once, and again when it has changed; its weights stay in it."""
+
+    @pytest.fixture
+    def file(self, tmp_path: Path) -> Path:
+        save_tiny_gguf(tmp_path / "tiny.gguf", "qwen2")
+        return tmp_path / "tiny.gguf"
+
+    def test_once_for_the_same_file(
+        self,
+        file: Path,
+        prepare: Callable[..., PreparedModel],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        first = prepare(str(file))
+        assert first.served_name == "tiny"
+        assert sum(each.stat().st_size for each in first.model_path.rglob("*")) < 200_000
+        same_ids(first.text_path, first.model_path)
+        runs: list[str] = []
+        run = subject._run_prepare
+
+        def counted(kind: str, source: Path, output: Path) -> None:
+            runs.append(kind)
+            run(kind, source, output)
+
+        monkeypatch.setattr(subject, "_run_prepare", counted)
+        assert prepare(str(file)).model_path == first.model_path
+        assert runs == []
+        shutil.copy(file, file.with_name("copy"))
+        file.with_name("copy").rename(file)
+        assert prepare(str(file)).model_path != first.model_path
+        assert runs == ["gguf"]
+        file.unlink()
+        with pytest.raises(ModelError, match=r"tiny\.gguf: No such file"):
+            check_folder(first.model_path)
+
+    def test_its_configuration_can_be_changed(
+        self, file: Path, prepare: Callable[..., PreparedModel]
+    ) -> None:
+        prepared = prepare(str(file), hf_overrides={"max_position_embeddings": 64})
+        assert prepared.info.max_model_len == 64
+        check_folder(prepared.model_path)
+
+    def test_split(self, tmp_path: Path, prepare: Callable[..., PreparedModel]) -> None:
+        save_tiny_gguf(tmp_path / "tiny.gguf", "qwen2", split_tensors=11)
+        parts = sorted(tmp_path.glob("tiny-*.gguf"))
+        prepared = prepare(str(parts[0]))
+        assert prepared.served_name == "tiny"
+        assert prepare(str(parts[2])).model_path == prepared.model_path
+        parts[1].unlink()
+        with pytest.raises(ModelError, match=f"of which {parts[1].name} is missing"):
+            prepare(str(parts[0]))
 
 
 class TestHub:

@@ -16,8 +16,8 @@ from transformers.models.phimoe.modeling_phimoe import PhimoeTopKRouter
 
 from headrace.protocol.config import Dtype, Quantization
 from headrace.workers.linear.quantization import dequantize_weight, quantize_weight
-from headrace.workers.native.experts import find_experts
-from headrace.workers.native.experts_routing import RoutingKind, find_routing
+from headrace.workers.native.experts.layers import find_experts
+from headrace.workers.native.experts.routing import RoutingKind, find_routing
 from headrace.workers.native.graph import NotStatic
 from headrace.workers.native.program import CompiledProgram
 from tests.workers.native.test_batch_invariance import KINDS, assert_same

@@ -1,6 +1,7 @@
-"""GGUF files become folders that hold the same weights and tokenizer; bad ones are rejected."""
+"""GGUF files become folders with their configuration and tokenizer; bad ones are rejected."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.numpy import load_file
 
 from headrace.workers.prepare.gguf_header import GGUFError, read_gguf_header
 
@@ -88,35 +88,36 @@ def prepare(what: str, source: Path, output: Path) -> subprocess.CompletedProces
     )
 
 
-def test_a_converted_file_holds_the_dequantized_weights(tmp_path: Path) -> None:
-    tensors = write_gguf(tmp_path / "tiny.gguf")
+def test_a_prepared_file_keeps_its_weights(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "tiny.gguf")
     done = prepare("gguf", tmp_path / "tiny.gguf", tmp_path / "model")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout == ""
     assert "\r" not in done.stderr, "a bar where stderr is no terminal"
-    assert "weights" in done.stderr
-
-    saved = load_file(tmp_path / "model" / "model.safetensors")
-    assert {value.dtype for value in saved.values()} == {np.dtype(np.float32)}
-    layer = "model.layers.0"
-    same = {
-        "model.embed_tokens.weight": "token_embd.weight",
-        "lm_head.weight": "output.weight",
-        "model.norm.weight": "output_norm.weight",
-        f"{layer}.self_attn.v_proj.weight": "blk.0.attn_v.weight",
-        f"{layer}.self_attn.o_proj.weight": "blk.0.attn_output.weight",
-        f"{layer}.mlp.down_proj.weight": "blk.0.ffn_down.weight",
-    }
-    for name, original in same.items():
-        np.testing.assert_array_equal(saved[name], tensors[original])
-    # llama.cpp pairs neighbouring dimensions for rotary embedding, transformers the two halves
-    query = tensors["blk.0.attn_q.weight"].reshape(HEADS, HEAD_SIZE // 2, 2, HIDDEN)
-    np.testing.assert_array_equal(
-        saved[f"{layer}.self_attn.q_proj.weight"],
-        query.swapaxes(1, 2).reshape(HIDDEN, HIDDEN),
-    )
+    assert "tokenizer" in done.stderr
     written = {file.name for file in (tmp_path / "model").iterdir()}
-    assert {"config.json", "generation_config.json", "tokenizer.json"} <= written
+    expected = {"config.json", "generation_config.json", "tokenizer.json", "gguf.json", "facts"}
+    assert expected <= written
+    assert {file.name for file in (tmp_path / "model" / "facts").iterdir()} == {
+        "facts.json",
+        "tokenizer.json",
+    }
+    assert not [name for name in written if name.endswith(".safetensors")]
+
+
+def test_its_configuration_is_what_transformers_reads(tmp_path: Path) -> None:
+    """Ours is read from a copy without the vocabulary."""
+    from transformers import AutoConfig
+
+    write_gguf(tmp_path / "tiny.gguf")
+    assert not prepare("gguf", tmp_path / "tiny.gguf", tmp_path / "model").returncode
+    ours = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert ours.pop("architectures") == ["LlamaForCausalLM"]
+    assert ours.pop("dtype") == "float32"
+    read = AutoConfig.from_pretrained(tmp_path, gguf_file="tiny.gguf", local_files_only=True)
+    theirs = json.loads(read.to_json_string())
+    assert ours == {key: value for key, value in theirs.items() if key in ours}
+    assert theirs.keys() - ours.keys() <= {"architectures", "dtype"}
 
 
 def test_a_refused_file_is_one_line_and_status_1(tmp_path: Path) -> None:
@@ -165,6 +166,14 @@ def test_the_header_says_what_the_file_holds(tmp_path: Path) -> None:
     assert header.splits == 3
     size = (tmp_path / "tiny.gguf").stat().st_size
     assert size - 32 < header.size_bytes <= size
+    assert header.metadata["llama.block_count"] == 1
+    assert header.metadata["tokenizer.ggml.tokens"] == VOCAB
+    data = (tmp_path / "tiny.gguf").read_bytes()
+    for tensor in header.tensors:
+        assert tensor.shape == tensors[tensor.name].shape
+        if tensor.type == "f32":
+            numbers = np.frombuffer(data, np.float32, tensors[tensor.name].size, tensor.offset)
+            np.testing.assert_array_equal(numbers, tensors[tensor.name])
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from headrace.workers.native.activations import ACTIVATIONS
-from headrace.workers.native.experts_routing import Routing, find_routing, is_router
+from headrace.workers.native.experts.routing import Routing, find_routing, is_router
 from headrace.workers.native.graph import NotStatic
 
 _GATE_UP, _DOWN = "gate_up_proj", "down_proj"

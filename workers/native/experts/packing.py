@@ -31,6 +31,7 @@ class PackedExperts:
             for number in range(len(parts[0][0]))
         ]
         first = self._each[0]
+        self.weight_format = weight_format
         self.outputs, self.num_panels = first.outputs, first.num_panels
         self.stride = -(-first.num_bytes // ALIGNMENT) * ALIGNMENT
         self.num_bytes = self.stride * len(self._each)

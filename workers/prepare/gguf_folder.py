@@ -1,0 +1,150 @@
+"""Write a folder in Hugging Face layout for a GGUF file: all but the weights, which stay there.
+
+transformers makes the configuration and the tokenizer from the file's metadata.
+"""
+
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from headrace.protocol.common.gguf_reference import split_parts, write_reference
+from headrace.workers.prepare.gguf_header import GGUFError, GGUFHeader, read_gguf_header
+from headrace.workers.prepare.gguf_names import place_tensors
+from headrace.workers.prepare.stages import Stages
+
+_U32, _F32 = 4, 0  # types of a metadata value and of a tensor
+_ALIGNMENT = 32
+# Sizes that transformers' tables lack for some architectures, whose configuration has them.
+_SIZES = {
+    "attention.key_length": "head_dim",
+    "expert_feed_forward_length": "moe_intermediate_size",
+}
+_VOCABULARY = {f"tokenizer.ggml.{name}" for name in ("tokens", "scores", "token_type", "merges")}
+
+
+def write_gguf_folder(source: Path, output: Path) -> None:
+    """Write configuration, tokenizer and the reference to a GGUF file, any part of a split one.
+
+    Raises GGUFError if a file cannot be served.
+    """
+    files = split_parts(source)
+    headers = [_checked_header(file) for file in files]
+    stages = Stages(f"preparing {source.name}", total=6)
+    with stages.stage("loading transformers", weight=2):
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    options = {"gguf_file": files[0].name, "local_files_only": True}
+    folder = files[0].parent
+    with _checkpoints_read_once(files[0], headers[0]):
+        with stages.stage(f"reading {headers[0].architecture}"):
+            config = AutoConfig.from_pretrained(folder, **options)
+            _set_from_all_files(config, headers)
+        with stages.stage("tokenizer", weight=2):
+            tokenizer = AutoTokenizer.from_pretrained(folder, config=config, **options)
+            tokenizer.save_pretrained(output)
+    with stages.stage("names"), torch.device("meta"):
+        config.dtype = torch.float32
+        model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+        model.config.architectures = [type(model).__name__]
+        model.config.save_pretrained(output)
+        if model.can_generate():
+            model.generation_config.save_pretrained(output)
+        tensors = place_tensors(files, headers, model)
+    if tensors is None and len(files) > 1:
+        raise GGUFError(f"a split {headers[0].architecture} cannot be read: join its parts first")
+    write_reference(output, files, tensors)
+    stages.close()
+
+
+def _checked_header(file: Path) -> GGUFHeader:
+    """Read a file's header. Raises GGUFError if the file is not whole."""
+    header = read_gguf_header(file)
+    size_bytes = file.stat().st_size
+    if size_bytes < header.size_bytes:
+        raise GGUFError(f"is cut short: {size_bytes} bytes of {header.size_bytes}")
+    if header.splits > 1 and split_parts(file) == [file]:
+        raise GGUFError(
+            f"is one of {header.splits} parts of a split GGUF, which must be named "
+            f"...-00001-of-{header.splits:05}.gguf"
+        )
+    return header
+
+
+def _set_from_all_files(config: Any, headers: list[GGUFHeader]) -> None:
+    """Set what transformers leaves at a default, or derives from what it has not read."""
+    names = {tensor.name for header in headers for tensor in header.tensors}
+    if "output.weight" in names:
+        config.tie_word_embeddings = False
+    metadata = headers[0].metadata
+    prefix = headers[0].architecture
+    for key, name in _SIZES.items():
+        value = metadata.get(f"{prefix}.{key}")
+        if isinstance(value, int) and hasattr(config, name):
+            setattr(config, name, value)
+    size = metadata.get(f"{prefix}.vocab_size")
+    size = metadata.get("tokenizer.ggml.tokens") if size is None else size
+    if isinstance(size, int):
+        config.vocab_size = size
+
+
+@contextmanager
+def _checkpoints_read_once(file: Path, header: GGUFHeader) -> Iterator[None]:
+    """Have transformers read a file's configuration once, from a copy without its vocabulary.
+
+    With the vocabulary that takes 8 s for 150,000 tokens, twice.
+    """
+    from transformers import modeling_gguf_pytorch_utils
+
+    tables: Any = modeling_gguf_pytorch_utils
+    original = tables.load_gguf_checkpoint
+    with TemporaryDirectory() as folder:
+        lean = Path(folder) / file.name
+        _write_lean(file, header, lean)
+        config = original(str(lean), return_tensors=False)["config"]
+
+    def load(path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return _Checkpoint(config, lambda: original(path, *args, **kwargs))
+
+    tables.load_gguf_checkpoint = load
+    try:
+        yield
+    finally:
+        tables.load_gguf_checkpoint = original
+
+
+class _Checkpoint(dict[str, Any]):
+    """What transformers reads of a file: the configuration at once, the rest if it is needed."""
+
+    def __init__(self, config: dict[str, Any], load: Any) -> None:
+        super().__init__(config=config)
+        self._load = load
+
+    def __missing__(self, key: str) -> Any:
+        return self._load()[key]
+
+
+def _write_lean(file: Path, header: GGUFHeader, target: Path) -> None:
+    """Write a GGUF file with the same names and metadata, but no vocabulary and empty tensors."""
+    kept = [key for key in header.entries if key not in _VOCABULARY]
+    size_key = f"{header.architecture}.vocab_size"
+    tokens = header.metadata.get("tokenizer.ggml.tokens")
+    adds_size = size_key not in header.metadata and isinstance(tokens, int)
+    with file.open("rb") as stream, target.open("wb") as lean:
+        counts = (3, len(header.tensors), len(kept) + adds_size)
+        lean.write(b"GGUF" + struct.pack("<IQQ", *counts))
+        for key in kept:
+            stream.seek(header.entries[key].start)
+            lean.write(stream.read(header.entries[key].stop - header.entries[key].start))
+        if adds_size:
+            lean.write(_string(size_key) + struct.pack("<II", _U32, tokens))
+        for tensor in header.tensors:
+            lean.write(_string(tensor.name) + struct.pack("<IQIQ", 1, 0, _F32, 0))
+        lean.write(bytes(2 * _ALIGNMENT))
+
+
+def _string(text: str) -> bytes:
+    data = text.encode()
+    return struct.pack("<Q", len(data)) + data

@@ -1,0 +1,130 @@
+"""Find which tensors of a GGUF file a transformers model has, and what llama.cpp did to each.
+
+transformers knows both, in tables that it uses when it loads a file. What is found here is kept
+with the prepared folder, so that workers need neither those tables nor the file's header.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from headrace.workers.prepare.gguf_header import GGUFHeader, GGUFTensor
+
+_EXPERTS = re.compile(r"(?P<name>.*\.ffn_(?P<part>gate|up|down)_exps)\.weight")
+_TRANSPOSED = ("attn_qkv.weight", "ffn_down.weight", "ffn_up.weight", "attn_output.weight")
+
+
+def place_tensors(
+    files: Sequence[Path], headers: Sequence[GGUFHeader], model: Any
+) -> list[dict[str, Any]] | None:
+    """Return where each tensor of a model lies; None for architectures that are not known here.
+
+    model: a transformers model, on any device.
+
+    The entries are keyword arguments of headrace.workers.quantized.gguf_file.TensorPlace.
+    """
+    processor, changes = _changes(headers[0].architecture, model.config.to_dict())
+    if changes is None:
+        return None
+    names = _names(model, processor)
+    entries = []
+    for number, header in enumerate(headers):
+        for tensor in header.tensors:
+            change = changes(tensor, names)
+            if change is not None:
+                place = {"type": tensor.type, "shape": tensor.shape, "offset": tensor.offset}
+                entries.append({"file": number, **place, **change})
+    return entries
+
+
+def _changes(architecture: str, config: dict[str, Any]) -> tuple[Any, Any]:
+    """Return transformers' processor of an architecture, and our function that does the same.
+
+    The function is None if it does not do the same as the processor.
+    """
+    from transformers import modeling_gguf_pytorch_utils
+
+    tables: Any = modeling_gguf_pytorch_utils
+    processor_class = tables.TENSOR_PROCESSORS.get(architecture, tables.TensorProcessor)
+    name = processor_class.__name__
+
+    def plain(tensor: GGUFTensor, names: dict[str, str]) -> dict[str, Any] | None:
+        return {"name": names[tensor.name]} if tensor.name in names else None
+
+    def with_heads(tensor: GGUFTensor, names: dict[str, str]) -> dict[str, Any] | None:
+        entry = plain(tensor, names)
+        heads, kv_heads = config.get("num_attention_heads"), config.get("num_key_value_heads")
+        if entry is not None and heads and kv_heads:
+            if ".attn_q." in tensor.name:
+                entry["heads"] = heads
+            elif ".attn_k." in tensor.name:
+                entry["heads"] = kv_heads
+        return entry
+
+    def with_norms_from_one(tensor: GGUFTensor, names: dict[str, str]) -> dict[str, Any] | None:
+        entry = plain(tensor, names)
+        if entry is not None and "norm.weight" in tensor.name:
+            entry["added"] = -1.0
+        return entry
+
+    def with_experts(tensor: GGUFTensor, names: dict[str, str]) -> dict[str, Any] | None:
+        experts = _EXPERTS.fullmatch(tensor.name)
+        if experts is not None and experts["name"] in names:
+            return {"name": names[experts["name"]], "part": experts["part"]}
+        return plain(tensor, names)
+
+    def with_transposed(tensor: GGUFTensor, names: dict[str, str]) -> dict[str, Any] | None:
+        if tensor.name == "output.weight":
+            return {"name": "lm_head.weight"}
+        entry = plain(tensor, names)
+        if entry is not None and tensor.name.endswith(_TRANSPOSED):
+            entry["transposed"] = True
+        return entry
+
+    known = {
+        "TensorProcessor": plain,
+        "LlamaTensorProcessor": with_heads,
+        "Gemma2TensorProcessor": with_norms_from_one,
+        "NemotronTensorProcessor": with_norms_from_one,
+        "Qwen2MoeTensorProcessor": with_experts,
+        "GPT2TensorProcessor": with_transposed,
+    }
+    return processor_class(config=config), known.get(name)
+
+
+def _names(model: Any, processor: Any) -> dict[str, str]:
+    """Return transformers' names of tensors by llama.cpp's."""
+    from transformers import modeling_gguf_pytorch_utils
+
+    tables: Any = modeling_gguf_pytorch_utils
+    try:
+        names = tables.get_gguf_hf_weights_map(_Outline(model), processor)
+    except NotImplementedError:  # an architecture that the gguf package does not know
+        return {}
+    return dict(names)
+
+
+class _Outline:
+    """A model as far as its names: the whole, and the model without its head.
+
+    transformers would look at each module by itself, which takes seconds.
+    """
+
+    def __init__(self, model: Any, depth: int = 1) -> None:
+        self._model, self._depth = model, depth
+        self.config = model.config
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the tensors by name."""
+        states: dict[str, Any] = self._model.state_dict()
+        return states
+
+    def named_children(self) -> list[tuple[str, "_Outline"]]:
+        """Return the model without its head."""
+        return list(self._inner()) if self._depth else []
+
+    def _inner(self) -> Iterator[tuple[str, "_Outline"]]:
+        for name, child in self._model.named_children():
+            if getattr(child, "config", None) is not None:
+                yield name, _Outline(child, self._depth - 1)

@@ -1,0 +1,79 @@
+"""The tensors of a model folder by name, as files have them."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from headrace.protocol.common.gguf_reference import REFERENCE, GGUFFilesError
+from headrace.workers.quantized.gguf_file import GGUFWeights
+from headrace.workers.quantized.tensor import QuantizedTensor, quantized_of
+
+_PARTS = ("model", "transformer")  # what transformers puts before the names of a model's base
+
+
+class WeightFiles:
+    """The safetensors of a folder, or the GGUF file that it refers to. Tensors are mapped from
+    them, and read where they are used.
+
+    Raises OSError or SafetensorError if a file cannot be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._gguf: GGUFWeights | None = None
+        if (folder / REFERENCE).is_file():
+            try:
+                self._gguf = GGUFWeights(folder)
+            except GGUFFilesError as error:
+                raise OSError(str(error)) from error
+        self._stack = ExitStack()
+        self._files: dict[str, Any] = {}
+        for path in sorted(folder.glob("*.safetensors")):
+            file = self._stack.enter_context(safe_open(path, framework="pt"))
+            self._files |= dict.fromkeys(file.keys(), file)
+
+    def read(self, name: str) -> torch.Tensor | None:
+        """Return a tensor in the file's dtype; None if there is none of this name.
+
+        That of a GGUF file's matrix has no values: they are in the file (`quantized_of`).
+        """
+        if self._gguf is not None:
+            return self._read_gguf(self._gguf, name)
+        file = self._files.get(name)
+        tensor: torch.Tensor | None = None if file is None else file.get_tensor(name)
+        return tensor
+
+    @staticmethod
+    def _read_gguf(weights: GGUFWeights, name: str) -> torch.Tensor | None:
+        if name not in weights.names:
+            return None
+        weight = weights.read(name, torch.float32)
+        return weight.placeholder if isinstance(weight, QuantizedTensor) else weight
+
+    def find(self, name: str, like: torch.Tensor) -> str | None:
+        """Return the name under which the files have the numbers of a model's parameter.
+
+        They may differ in dtype: then the file's, rounded to the parameter's, are the same.
+        """
+        for candidate in _names(name):
+            tensor = self.read(candidate)
+            if tensor is None or tensor.shape != like.shape:
+                continue
+            if quantized_of(like) is not None:
+                if quantized_of(tensor) is not None:
+                    return candidate
+            elif torch.equal(tensor.to(like.dtype), like.detach()):
+                return candidate
+        return None
+
+
+def _names(name: str) -> Iterator[str]:
+    """Yield the names that a parameter may have: files of a model's base lack its prefix."""
+    yield name
+    first, _, rest = name.partition(".")
+    if first in _PARTS and rest:
+        yield rest
+    yield from (f"{part}.{name}" for part in _PARTS)

@@ -1,0 +1,143 @@
+"""Read a model's tensors from the GGUF files that a prepared folder refers to.
+
+Most weights stay in the file's bytes, which are mapped: as `QuantizedTensor`. What llama.cpp
+changed when the file was made is undone here: rows are reordered, which leaves their blocks as they
+are, and the rest is expanded.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from headrace.protocol.common.gguf_reference import GGUFFilesError, check_files, read_reference
+from headrace.workers.quantized.formats import BLOCK_FORMATS, FLOAT_FORMATS
+from headrace.workers.quantized.tensor import Bytes, QuantizedTensor, row_bytes
+
+Weight = QuantizedTensor | torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class TensorPlace:
+    """Where a tensor of a model lies, and what is to be undone.
+
+    name: in the model. type, shape, offset: of the tensor in the file of that number.
+    heads: of rows that llama.cpp reordered for its rotary embedding, by head.
+    added: what must be added to each number. transposed: whether the model has it transposed.
+    part: "gate" or "up": the first or second half of each expert's rows in the model's tensor.
+    """
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    file: int
+    offset: int
+    heads: int | None = None
+    added: float = 0.0
+    transposed: bool = False
+    part: str | None = None
+
+
+class GGUFWeights:
+    """The tensors of a prepared folder by the model's names.
+
+    is_known: whether their places are known; if not, transformers must read the files.
+    paths: of the files.
+
+    Raises GGUFFilesError if the files are not those that were prepared.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        reference = read_reference(folder)
+        if reference is None:
+            raise GGUFFilesError(f"{folder} refers to no GGUF file")
+        stamps, entries = reference
+        check_files(stamps)
+        self.paths = [Path(stamp.path) for stamp in stamps]
+        self.is_known = entries is not None
+        self._places: dict[str, list[TensorPlace]] = {}
+        for entry in entries or []:
+            place = TensorPlace(**entry)
+            self._places.setdefault(place.name, []).append(place)
+        self._files: list[Bytes] = [np.memmap(path, np.uint8, "r") for path in self.paths]
+
+    @property
+    def names(self) -> set[str]:
+        return set(self._places)
+
+    def read(self, name: str, dtype: torch.dtype) -> Weight:
+        """Return a tensor: a matrix in the file's bytes where they can be read by rows.
+
+        dtype: of other tensors.
+        """
+        places = self._places[name]
+        if places[0].part in ("gate", "up"):
+            return self._experts(places, dtype)
+        place = places[0]
+        packed = self._packed(place)
+        if packed is None:
+            return self._expanded(place).to(dtype)
+        if place.heads is not None:
+            packed = packed.take(_by_halves(place.shape[0], place.heads))
+        if len(place.shape) != 2 or place.added or place.transposed:
+            return self._changed(place, packed).to(dtype)
+        return packed
+
+    def _bytes(self, place: TensorPlace) -> Bytes:
+        """Return the tensor's bytes from its first on, and what follows."""
+        return self._files[place.file][place.offset :]
+
+    def _packed(self, place: TensorPlace) -> QuantizedTensor | None:
+        """Return a tensor as rows; None if its format is not known."""
+        if place.type not in BLOCK_FORMATS and place.type not in FLOAT_FORMATS:
+            return None
+        inputs = place.shape[-1] if len(place.shape) > 1 else 1
+        shape = (prod(place.shape) // inputs, inputs)
+        size = row_bytes(place.type, inputs)
+        data = self._bytes(place)[: shape[0] * size].reshape(shape[0], size)
+        return QuantizedTensor(place.type, shape, data)
+
+    def _changed(self, place: TensorPlace, packed: QuantizedTensor) -> torch.Tensor:
+        values = packed.dequantize().view(place.shape) + place.added
+        return values.t().contiguous() if place.transposed else values
+
+    def _expanded(self, place: TensorPlace) -> torch.Tensor:
+        """Return a tensor in a format that only the gguf package reads, float32."""
+        from gguf import GGMLQuantizationType
+        from gguf.quants import dequantize, quant_shape_to_byte_shape
+
+        kind = GGMLQuantizationType[place.type.upper()]
+        shape = quant_shape_to_byte_shape(place.shape, kind)
+        data = self._bytes(place)[: prod(shape)].reshape(shape)
+        values = torch.from_numpy(dequantize(data, kind)) + place.added
+        if place.heads is not None:
+            values = values[torch.from_numpy(_by_halves(place.shape[0], place.heads))]
+        return values.t().contiguous() if place.transposed else values
+
+    def _experts(self, places: list[TensorPlace], dtype: torch.dtype) -> torch.Tensor:
+        """Return the experts' gates and partners in one tensor [experts, outputs, inputs]."""
+        experts, outputs, inputs = places[0].shape
+        joined = torch.empty((experts, 2 * outputs, inputs), dtype=dtype)
+        for place in places:
+            half = joined[:, outputs:] if place.part == "up" else joined[:, :outputs]
+            for expert, rows in enumerate(self._matrices(place, dtype)):
+                half[expert] = rows
+        return joined
+
+    def _matrices(self, place: TensorPlace, dtype: torch.dtype) -> Iterator[torch.Tensor]:
+        """Yield the matrices of a tensor [matrices, outputs, inputs]."""
+        packed, outputs = self._packed(place), place.shape[1]
+        if packed is None:
+            yield from self._expanded(place)
+            return
+        for first in range(0, packed.shape[0], outputs):
+            yield packed.dequantize(first, outputs, dtype)
+
+
+def _by_halves(rows: int, heads: int) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
+    """Return the order that undoes llama.cpp's: of each head, the even rows, then the odd ones."""
+    order = np.arange(rows, dtype=np.int64).reshape(heads, rows // heads // 2, 2)
+    return np.ascontiguousarray(order.swapaxes(1, 2).reshape(rows))
