@@ -100,6 +100,7 @@ def main() -> None:
     defaults = {"hidden": 1024, "layers": 12, "experts": 64, "chosen": 8, "inner": 384}
     for name, default in {**defaults, "threads": 2, "rounds": 5, "repeats": 8}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--loads", nargs="+", default=["decode", "prefill"])
     options = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(options.threads)
@@ -110,6 +111,8 @@ def main() -> None:
     }
     loads[f"prefill of {_PROMPT} tokens"] = prefill
     for name, load in loads.items():
+        if name.split()[0].strip(",") not in options.loads:
+            continue
         turns = load(plain), load(native)
         timed = alternate(*turns, options.rounds, options.repeats)
         print(timed.outcome(name, 0.0, "torch", "program").line().replace(" (bar 0: MISSED)", ""))

@@ -5,14 +5,20 @@ the module's own forward with small random weights for two experts.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from headrace.workers.native.activations import ACTIVATIONS
-from headrace.workers.native.experts.routing import Routing, find_routing, is_router
+from headrace.workers.native.experts.routing import (
+    Routing,
+    RoutingUse,
+    find_routing,
+    is_router,
+    traits,
+)
 from headrace.workers.native.graph import NotStatic
 
 _GATE_UP, _DOWN = "gate_up_proj", "down_proj"
@@ -81,15 +87,38 @@ class Experts:
     down_bias: torch.Tensor | None
 
 
+ExpertsUse = tuple[Layout, Gate]
+
+
 def is_stacked(module: torch.nn.Module) -> bool:
     """Return whether a module has experts' weights in one tensor."""
     weight = getattr(module, _GATE_UP, None)
     return isinstance(weight, torch.Tensor) and weight.ndim == 3
 
 
-def find_experts(module: torch.nn.Module) -> Experts | None:
-    """Return what a module with stacked weights computes; None if it is not known."""
+def find_experts(
+    module: torch.nn.Module, tried: dict[Hashable, ExpertsUse | None] | None = None
+) -> Experts | None:
+    """Return what a module with stacked weights computes; None if it is not known.
+
+    tried: what trials of a model's experts have found, by their traits; is added to.
+    """
     weights = dict(module.named_parameters())
+    tried, key = {} if tried is None else tried, traits(module)
+    if key not in tried:
+        tried[key] = _try_experts(module, weights)
+    found = tried[key]
+    if found is None:
+        return None
+    layout, kind = found
+    gate, partner = layout.halves(layout.matrix(weights[_GATE_UP]))
+    bias = weights.get(f"{_GATE_UP}_bias")
+    gate_bias, partner_bias = (None, None) if bias is None else layout.halves(bias)
+    down, down_bias = layout.matrix(weights[_DOWN]), weights.get(f"{_DOWN}_bias")
+    return Experts(kind, gate, partner, down, gate_bias, partner_bias, down_bias)
+
+
+def _try_experts(module: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> ExpertsUse | None:
     if not {_GATE_UP, _DOWN} <= weights.keys() <= _NAMES:
         return None
     for layout in (Layout(t, i) for t in (False, True) for i in (False, True)):
@@ -97,13 +126,8 @@ def find_experts(module: torch.nn.Module) -> Experts | None:
         if gate_up.shape != (len(down), 2 * down.shape[2], down.shape[1]):
             continue
         kind = next((kind for kind in _kinds(module) if _matches(module, layout, kind)), None)
-        if kind is None:
-            continue
-        gate, partner = layout.halves(gate_up)
-        bias = weights.get(f"{_GATE_UP}_bias")
-        gate_bias, partner_bias = (None, None) if bias is None else layout.halves(bias)
-        down_bias = weights.get(f"{_DOWN}_bias")
-        return Experts(kind, gate, partner, down, gate_bias, partner_bias, down_bias)
+        if kind is not None:
+            return layout, kind
     return None
 
 
@@ -164,13 +188,15 @@ class ExpertLayers:
     def __init__(self, model: torch.nn.Module) -> None:
         self._experts: dict[torch.nn.Module, Experts | None] = {}
         self._routings: dict[torch.nn.Module, Routing | None] = {}
+        tried_experts: dict[Hashable, ExpertsUse | None] = {}
+        tried_routers: dict[Hashable, RoutingUse | None] = {}
         for parent in model.modules():
             children = list(parent.children())
             for module in (child for child in children if is_stacked(child)):
-                self._experts[module] = find_experts(module)
+                self._experts[module] = find_experts(module, tried_experts)
                 number = len(module.gate_up_proj)  # type: ignore[arg-type]
                 for router in (child for child in children if is_router(child, number)):
-                    self._routings[router] = find_routing(router)
+                    self._routings[router] = find_routing(router, tried_routers)
 
     def has_experts(self, module: torch.nn.Module) -> bool:
         return module in self._experts

@@ -7,7 +7,7 @@ runs its own forward with random weights and biases, in float32.
 import copy
 import inspect
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -81,25 +81,44 @@ class Routing:
         return values[self.uses.index(use)] if use in self.uses else None
 
 
+RoutingUse = tuple[RoutingKind, tuple[str, ...]]  # with the uses of its vectors
+
+
 def is_router(module: torch.nn.Module, num_experts: int) -> bool:
     """Return whether a module has one matrix with a row for each expert, and no other."""
     matrices = [p for p in module.parameters() if p.ndim > 1 and p.numel() != num_experts]
     return len(matrices) == 1 and matrices[0].ndim == 2 and len(matrices[0]) == num_experts
 
 
-def find_routing(module: torch.nn.Module) -> Routing | None:
-    """Return how a router routes; None if it is not known."""
+def find_routing(
+    module: torch.nn.Module, tried: dict[Hashable, RoutingUse | None] | None = None
+) -> Routing | None:
+    """Return how a router routes; None if it is not known.
+
+    tried: what trials of a model's routers have found, by their traits; is added to.
+    """
     named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     matrix = next(name for name, value in named.items() if value.ndim == 2 and len(value) > 1)
     num_experts = len(named[matrix])
     vectors = [name for name, value in named.items() if value.numel() == num_experts]
-    declared = inspect.signature(module.forward).parameters.values()
-    needed = [parameter for parameter in declared if parameter.default is parameter.empty]
-    found = _Trial(module, matrix, vectors, len(needed) - 1).find()
+    tried, key = {} if tried is None else tried, traits(module)
+    if key not in tried:
+        declared = inspect.signature(module.forward).parameters.values()
+        needed = [parameter for parameter in declared if parameter.default is parameter.empty]
+        tried[key] = _Trial(module, matrix, vectors, len(needed) - 1).find()
+    found = tried[key]
     if found is None:
         return None
     kind, uses = found
     return Routing(kind, named[matrix], tuple(named[name].flatten() for name in vectors), uses)
+
+
+def traits(module: torch.nn.Module) -> Hashable:
+    """Return what tells apart modules that compute different things with the same weights."""
+    own = {k: v for k, v in vars(module).items() if isinstance(v, bool | int | float | str)}
+    tensors = (*module.named_parameters(), *module.named_buffers())
+    shapes = tuple((name, tuple(value.shape)) for name, value in tensors)
+    return type(module), tuple(own.items()), tuple(map(type, module.children())), shapes
 
 
 class _Trial:
@@ -129,7 +148,7 @@ class _Trial:
         self._vectors += given
         self._outputs = self._run(tried, given)
 
-    def find(self) -> tuple[RoutingKind, tuple[str, ...]] | None:
+    def find(self) -> RoutingUse | None:
         """Return the kind that gives the same, and the use of each vector."""
         if self._outputs is None:
             return None
