@@ -23,7 +23,7 @@ from tests.workers.native.test_native import (
     run,
     tokens_of,
 )
-from tests.workers.processors import needs_bfloat16, needs_kernels
+from tests.workers.processors import needs_kernels
 from tests.workers.quantized.test_tensor import random_bytes
 
 OUTPUTS, ROWS = 96, 19
@@ -172,7 +172,7 @@ def test_files_weights_are_multiplied_as_they_are(
     assert difference / found.std() < 0.06
 
 
-@needs_bfloat16
+@needs_kernels
 @pytest.mark.parametrize("quantization", ENCODERS)
 def test_a_quantized_model_is_near_one_with_rounded_weights(
     tmp_path: Path, quantization: Quantization

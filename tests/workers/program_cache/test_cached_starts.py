@@ -20,7 +20,7 @@ from headrace.workers.native.runner import NativeRunner
 from headrace.workers.program_cache import key as key_module
 from headrace.workers.program_cache import store
 from tests.lora_adapters import make_adapter
-from tests.workers.processors import needs_bfloat16, needs_kernels
+from tests.workers.processors import needs_kernels
 from tests.workers.tiny_models import MODELS, VOCAB, save_model, save_tiny
 
 pytestmark = needs_kernels
@@ -96,7 +96,7 @@ def test_the_same_numbers_as_a_fresh_capture(
     assert torch.equal(fresh, cached)
 
 
-@needs_bfloat16
+@needs_kernels
 @pytest.mark.parametrize("quantization", [None, "int8", "int8_dynamic", "q4_0"])
 def test_weights_that_are_rounded_when_they_are_packed(
     starts: Starts, quantization: Quantization | None
@@ -159,7 +159,7 @@ def test_changed_files_are_captured_anew(starts: Starts) -> None:
         ({"max_num_seqs": 3, "max_model_len": 64, "threads": 1}, True),
         ({"block_size": 32}, False),
         ({"enable_lora": True}, False),
-        pytest.param({"dtype": "bfloat16"}, False, marks=needs_bfloat16),
+        pytest.param({"dtype": "bfloat16"}, False, marks=needs_kernels),
     ],
 )
 def test_options_that_change_the_program(

@@ -14,8 +14,11 @@ from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.attention.sdpa import SdpaBackend
 from headrace.workers.build import build_engine
 from headrace.workers.errors import ModelUnsupported
+from headrace.workers.native import compile_model
+from headrace.workers.native.graph import NotStatic
+from headrace.workers.native.library import choose_kernels, usable_kernels
 from headrace.workers.native.program import Program
-from headrace.workers.torch_runner import self_check
+from headrace.workers.torch_runner import loading, self_check
 from headrace.workers.torch_runner.loading import choose_dtype
 from tests.workers.driving import request, run
 from tests.workers.processors import needs_int8, needs_kernels
@@ -217,6 +220,35 @@ def test_dtype_follows_the_checkpoint(llama: Path) -> None:
     assert choose_dtype("float32", {"dtype": "float16"}, weights, cpu) == torch.float32
     save_file({"a": torch.zeros(1, dtype=torch.float16)}, weights)
     assert choose_dtype("auto", {}, weights, cpu) == torch.float16
+
+
+@needs_kernels
+def test_float32_checkpoints_run_in_bfloat16_where_kernels_of_ours_read_it(
+    llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "_has_native_bfloat16", lambda device: False)
+    weights, cpu = llama / "model.safetensors", torch.device("cpu")
+    for kernels in usable_kernels():
+        choose_kernels(kernels)
+        assert choose_dtype("auto", {"dtype": "float32"}, weights, cpu) == torch.bfloat16
+    choose_kernels("torch")
+    assert choose_dtype("auto", {"dtype": "float32"}, weights, cpu) == torch.float32
+
+
+@needs_kernels
+@pytest.mark.parametrize("native", [False, True])
+def test_what_has_no_program_runs_in_the_dtype_that_torch_is_faster_in(
+    llama: Path, monkeypatch: pytest.MonkeyPatch, native: bool
+) -> None:
+    def refuse(*args: object) -> None:
+        raise NotStatic("it uses aten.nonzero")
+
+    monkeypatch.setattr(compile_model, "CompiledProgram", refuse)
+    monkeypatch.setattr(loading, "_has_native_bfloat16", lambda device: native)
+    lines: list[str] = []
+    build_engine(llama, config(dtype="auto"), 1, lines.append)
+    assert ("float32 instead, which is faster without compiled kernels" in lines) is not native
+    assert any("LlamaForCausalLM in torch.bfloat16" in line for line in lines)
 
 
 def test_attention_in_chunks_is_refused(tmp_path: Path) -> None:

@@ -194,19 +194,11 @@ using namespace headrace;
 
 extern "C" {
 
-// The level of this processor: 2 float32, bfloat16 and 8-bit integers, 1 float32 only, 0 none.
-int32_t headrace_level() {
-    __builtin_cpu_init();
-    const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-    return !wide ? 0 : __builtin_cpu_supports("avx512bf16") &&
-                           __builtin_cpu_supports("avx512vnni")
-                       ? 2
-                       : 1;
-}
+// Returns 1 if this processor has the instructions that the library uses, else 0.
+HEADRACE_EXPORT int32_t headrace_supported() { return runs_here(); }
 
 // Allocates memory for packed weights, to be freed by headrace_free; null if there is none.
-void* headrace_allocate(int64_t bytes) {
+HEADRACE_EXPORT void* headrace_allocate(int64_t bytes) {
     void* start = mmap(nullptr, round_up(bytes, kHugePage), PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (start == MAP_FAILED) return nullptr;
@@ -214,19 +206,22 @@ void* headrace_allocate(int64_t bytes) {
     return start;
 }
 
-void headrace_free(void* start, int64_t bytes) { munmap(start, round_up(bytes, kHugePage)); }
+HEADRACE_EXPORT void headrace_free(void* start, int64_t bytes) {
+    munmap(start, round_up(bytes, kHugePage));
+}
 
 // Packs a weight [outputs, inputs] into panels from `first_panel` on, lanes_each outputs in each,
 // starting at the panel's lane `lane`. bf16: the type of the weight and of the products.
-void headrace_pack(int32_t bf16, const void* weight, int64_t outputs, int64_t inputs,
-                   int64_t stride, int64_t first_panel, int64_t lane, int64_t lanes_each,
-                   uint32_t* panels) {
+HEADRACE_EXPORT void headrace_pack(int32_t bf16, const void* weight, int64_t outputs,
+                                   int64_t inputs, int64_t stride, int64_t first_panel,
+                                   int64_t lane, int64_t lanes_each, uint32_t* panels) {
     auto* run = bf16 ? pack<Bf16> : pack<F32>;
     run(weight, outputs, inputs, stride, first_panel, lane, lanes_each, panels);
 }
 
-void* headrace_new(int32_t bf16, const Instruction* list, int32_t count, const Buffer* buffers,
-                   int32_t num_buffers, int32_t threads, int64_t num_blocks, int32_t block_size) {
+HEADRACE_EXPORT void* headrace_new(int32_t bf16, const Instruction* list, int32_t count,
+                                   const Buffer* buffers, int32_t num_buffers, int32_t threads,
+                                   int64_t num_blocks, int32_t block_size) {
     try {
         if (bf16) {
             return new Program<Bf16>(list, count, buffers, num_buffers, threads, num_blocks,
@@ -239,7 +234,7 @@ void* headrace_new(int32_t bf16, const Instruction* list, int32_t count, const B
 }
 
 // Returns 0, or -1 if memory ran out.
-int32_t headrace_run(int32_t bf16, void* program, const Step* step) {
+HEADRACE_EXPORT int32_t headrace_run(int32_t bf16, void* program, const Step* step) {
     try {
         bf16 ? ((Program<Bf16>*)program)->run(*step) : ((Program<F32>*)program)->run(*step);
         return 0;
@@ -248,7 +243,7 @@ int32_t headrace_run(int32_t bf16, void* program, const Step* step) {
     }
 }
 
-void headrace_delete(int32_t bf16, void* program) {
+HEADRACE_EXPORT void headrace_delete(int32_t bf16, void* program) {
     if (bf16) {
         delete (Program<Bf16>*)program;
     } else {
