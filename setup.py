@@ -40,7 +40,8 @@ def kernels(name: str, flags: list[str]) -> Extension:
 
 decoder = Extension(
     "headrace.workers.quantized.decoder",
-    sources=["workers/quantized/src/decode.cpp"],
+    sources=[f"workers/quantized/src/{name}.cpp" for name in ("decode", "pack")],
+    depends=["workers/quantized/src/blocks.h"],
     # Products and sums must be rounded one by one: see the source.
     extra_compile_args=["-std=c++17", "-O3", "-ffp-contract=off"],
     optional=True,

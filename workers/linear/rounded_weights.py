@@ -35,7 +35,7 @@ def weights_rounded(model: PreTrainedModel, quantization: str | None) -> Iterato
     weights = {
         module: module.weight
         for module in model.modules()
-        if isinstance(module, nn.Linear | Conv1D) and quantized_of(module.weight) is None
+        if isinstance(module, nn.Linear | Conv1D) and not _is_in_blocks(module.weight)
     }
     try:
         for module, weight in weights.items():
@@ -46,6 +46,11 @@ def weights_rounded(model: PreTrainedModel, quantization: str | None) -> Iterato
     finally:
         for module, weight in weights.items():
             module.weight = weight
+
+
+def _is_in_blocks(weight: torch.Tensor) -> bool:
+    quantized = quantized_of(weight)
+    return quantized is not None and not quantized.is_float
 
 
 def _rounded(module: nn.Linear | Conv1D, weight: torch.Tensor, name: str) -> nn.Parameter:
