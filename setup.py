@@ -15,7 +15,7 @@ SOURCES = [f"workers/native/src/{name}.cpp" for name in ("program", "draw", "qua
 # so would results; where sums are to be fused, the sources say so.
 FLAGS = [
     "-std=c++17", "-O3", "-pthread", "-ffp-contract=off", "-fvisibility=hidden",
-    "-Wno-maybe-uninitialized", "-Wno-psabi",
+    "-Wno-maybe-uninitialized", "-Wno-uninitialized", "-Wno-psabi",  # of GCC's own headers
 ]  # fmt: skip
 AVX2 = ["-mavx2", "-mfma", "-mf16c", "-mpopcnt", "-DHEADRACE_AVX2"]
 X86 = {
