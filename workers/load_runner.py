@@ -19,7 +19,7 @@ from headrace.workers.lora.slots import AdapterSlots
 from headrace.workers.memory import free_memory
 from headrace.workers.native.adapter_slots import NativeAdapterSlots
 from headrace.workers.native.compile_model import compile_model, must_compile, release_weights
-from headrace.workers.native.library import choose_kernels, require_kernels
+from headrace.workers.native.library import require_kernels
 from headrace.workers.native.program import CompiledProgram
 from headrace.workers.native.runner import NativeRunner
 from headrace.workers.native.shared_file import SharedFile
@@ -75,7 +75,6 @@ def load_runner(
     shared = (
         None if shared_file is None else SharedWeights(shared_file, fingerprint_weights(model_path))
     )
-    choose_kernels(config.cpu_kernels)
     with phases.phase("weights"):
         model = load_model(model_path, config.dtype, device, config.trust_remote_code)
     if shared is not None and fingerprint_weights(model_path) != shared.fingerprint:
@@ -92,10 +91,9 @@ def load_runner(
         with phases.phase("compile"):
             if num_expanded := expand_parameters(model):
                 log(f"{num_expanded} weights of the GGUF file expanded to {model.dtype}")
-        if is_slow_on_torch(model_path, config.dtype, model.dtype, device):
-            log("float32 instead, which is faster without compiled kernels")
-            to_float32(model)
-        with phases.phase("compile"):
+            if is_slow_on_torch(model_path, config.dtype, model.dtype, device):
+                log("float32 instead, which is faster without compiled kernels")
+                to_float32(model)
             prepare_linears(model, config, log)
             slots = AdapterSlots.of(model, config.max_loras) if config.enable_lora else None
     choice = choose_backend(hook, model.dtype, device, config.block_size)

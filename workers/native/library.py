@@ -19,7 +19,8 @@ from headrace.protocol.config import CpuKernels, KernelSet
 # In the order of the enumeration in src/program.h.
 Operation = Literal[
     "embed", "norm", "linear", "convert", "rotate", "write", "attend", "finish_attend", "combine",
-    "gather", "round", "shrink", "round_blocks",
+    "gather", "round", "shrink", "round_blocks", "route", "sort_pairs", "copy_rows", "experts_up",
+    "experts_down", "copy_heads", "round_pairs",
 ]  # fmt: skip
 
 
@@ -57,7 +58,7 @@ class CInstruction(ctypes.Structure):
 
 
 class CBuffer(ctypes.Structure):
-    _fields_ = (("width", ctypes.c_int32), ("kind", ctypes.c_int32))
+    _fields_ = (("width", ctypes.c_int32), ("kind", ctypes.c_int32), ("copies", ctypes.c_int32))
 
 
 class CAdapter(ctypes.Structure):
@@ -185,11 +186,16 @@ def require_kernels() -> Kernels:
 
 
 def load_kernels() -> Kernels | None:
-    """Return the chosen library, or the fastest; None if it was not built or cannot run here.
+    """Return this process's library; None if there is none, see `find_kernels`."""
+    return find_kernels(_Choice.kernels)
+
+
+def find_kernels(kernels: CpuKernels) -> Kernels | None:
+    """Return the library of a choice, or the fastest; None if it was not built or cannot run here.
 
     Where torch's operations run the model, the fastest library draws the tokens.
     """
-    chosen = _chosen_set()
+    chosen = _set_of(kernels)
     names = KERNEL_SETS if chosen is None else (chosen,)
     return next((library for name in names if (library := _usable(name))), None)
 
@@ -200,7 +206,7 @@ def usable_kernels() -> list[KernelSet]:
 
 
 def _missing_reason() -> str:
-    chosen = _chosen_set()
+    chosen = _set_of(_Choice.kernels)
     if chosen is None:
         return "kernels for this processor were not built (no C++ compiler at installation)"
     if load_library(chosen) is None:
@@ -208,8 +214,8 @@ def _missing_reason() -> str:
     return f"the processor lacks {KERNEL_SETS[chosen]}"
 
 
-def _chosen_set() -> KernelSet | None:
-    return next((name for name in KERNEL_SETS if name == _Choice.kernels), None)
+def _set_of(kernels: CpuKernels) -> KernelSet | None:
+    return next((name for name in KERNEL_SETS if name == kernels), None)
 
 
 def _usable(name: KernelSet) -> Kernels | None:

@@ -1,5 +1,6 @@
 """A start from the cache: the same numbers as a fresh capture, and never those of another model."""
 
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from headrace.workers.native.runner import NativeRunner
 from headrace.workers.program_cache import key as key_module
 from headrace.workers.program_cache import store
 from tests.lora_adapters import make_adapter
-from tests.workers.processors import needs_bfloat16, needs_kernels
+from tests.workers.processors import needs_kernels
 from tests.workers.tiny_models import MODELS, VOCAB, save_model, save_tiny
 
 pytestmark = needs_kernels
@@ -96,7 +97,7 @@ def test_the_same_numbers_as_a_fresh_capture(
     assert torch.equal(fresh, cached)
 
 
-@needs_bfloat16
+@needs_kernels
 @pytest.mark.parametrize("quantization", [None, "int8", "int8_dynamic", "q4_0"])
 def test_weights_that_are_rounded_when_they_are_packed(
     starts: Starts, quantization: Quantization | None
@@ -125,17 +126,24 @@ def test_a_cached_program_takes_adapters(starts: Starts, tmp_path: Path) -> None
 
 def test_a_start_from_the_cache_imports_no_transformers(starts: Starts) -> None:
     starts.start()
-    code = (
-        "import sys; from pathlib import Path;"
-        "from headrace.protocol.config import EngineConfig;"
-        "from headrace.workers.build import build_engine;"
-        f"folder = Path({str(starts.model)!r}); lines = [];"
-        "config = EngineConfig(dtype='float32', threads=2, kv_cache_bytes=2**20);"
-        f"build_engine(folder, config, 1, lines.append, cache_folder=Path({str(starts.cache)!r}));"
-        f"assert any({FROM_CACHE!r} in line for line in lines), lines;"
-        "assert 'torch' in sys.modules;"
-        "assert 'transformers' not in sys.modules"
-    )
+    code = f"""
+import os, sys
+from pathlib import Path
+from types import SimpleNamespace
+cache, folder = Path({str(starts.cache)!r}), Path({str(starts.model)!r})
+os.environ["HEADRACE_CACHE"] = str(cache)
+from headrace.protocol.config import EngineConfig
+from headrace.workers.build import build_engine
+from headrace.workers.fork_server import _import_all
+config = EngineConfig(dtype='float32', threads=2, kv_cache_bytes=2**20)
+_import_all(SimpleNamespace(groups=[SimpleNamespace(engine=config, model_path=folder)]))
+assert "headrace.workers.native.program" in sys.modules
+lines = []
+build_engine(folder, config, 1, lines.append, cache_folder=cache)
+assert any({FROM_CACHE!r} in line for line in lines), lines
+assert 'transformers' not in sys.modules
+assert 'torch._decomp' not in sys.modules
+"""
     subprocess.run([sys.executable, "-P", "-c", code], check=True)
 
 
@@ -159,7 +167,7 @@ def test_changed_files_are_captured_anew(starts: Starts) -> None:
         ({"max_num_seqs": 3, "max_model_len": 64, "threads": 1}, True),
         ({"block_size": 32}, False),
         ({"enable_lora": True}, False),
-        pytest.param({"dtype": "bfloat16"}, False, marks=needs_bfloat16),
+        pytest.param({"dtype": "bfloat16"}, False, marks=needs_kernels),
     ],
 )
 def test_options_that_change_the_program(
@@ -183,7 +191,7 @@ def test_other_versions_capture_anew(
     starts: Starts, library: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     starts.start()
-    version = key_module.importlib.metadata.version
+    version = importlib.metadata.version
 
     def newer(name: str) -> str:
         return "99" if name == library else version(name)
@@ -191,7 +199,7 @@ def test_other_versions_capture_anew(
     if library == "headrace":
         monkeypatch.setattr(key_module, "_code_digest", lambda: "other code")
     else:
-        monkeypatch.setattr(key_module.importlib.metadata, "version", newer)
+        monkeypatch.setattr(importlib.metadata, "version", newer)
     starts.start()
     assert not starts.was_cached
 

@@ -25,17 +25,14 @@ void round_block(const Floats (&x)[2], int row, RowBlocks<Group>& to) {
     const bool is_empty = !(scale > 1e-35f);
     const Floats inverse = splat(is_empty ? 0.0f : 1.0f / scale);
     for (int half = 0; half < 2; ++half) {
-        int32_t numbers[kLanes];
-        store_words(numbers, to_words(x[half] * inverse));
-        int32_t sum = 0;
+        const Words numbers = to_words(x[half] * inverse);
+        to.minus_half[half][row] = -(int32_t)headrace::sum(to_floats(numbers));
         uint8_t bytes[kLanes];
-        for (int i = 0; i < kLanes; ++i) {
-            bytes[i] = (uint8_t)numbers[i];
-            sum += (int8_t)bytes[i];
-        }
-        to.minus_half[half][row] = -sum;
+        store_bytes(bytes, numbers + splat_word(128), all_lanes());
         for (int w = 0; w < kLanes / 4; ++w) {
-            std::memcpy(&to.codes[half * kLanes / 4 + w][row], bytes + w * 4, 4);
+            uint32_t word;
+            std::memcpy(&word, bytes + w * 4, 4);
+            to.codes[half * kLanes / 4 + w][row] = word ^ 0x80808080;
         }
     }
     to.minus_sum[row] = to.minus_half[0][row] + to.minus_half[1][row];

@@ -356,6 +356,18 @@ HEADRACE_INLINE void prefetch_near(const void* at) { _mm_prefetch((const char*)a
 HEADRACE_INLINE void prefetch_far(const void* at) { _mm_prefetch((const char*)at, _MM_HINT_T1); }
 HEADRACE_INLINE void pause() { _mm_pause(); }
 
+// Processor
+
+inline bool runs_here() {
+    __builtin_cpu_init();
+#ifdef __AVXVNNI__
+    unsigned a = 0, b, c, d;
+    if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a >> 4 & 1)) return false;
+#endif
+    // Each processor with both has F16C, too.
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
+
 // Products with quantized weights
 
 constexpr int kQuantizedRows = 4, kQuantizedHalves = 1;
@@ -426,18 +438,6 @@ HEADRACE_INLINE CodeSums code_sums(Words first) {
 HEADRACE_INLINE Words look_up_bytes(const int8_t (&table)[16], Words indices) {
     const __m256i twice = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)table));
     return {_mm256_shuffle_epi8(twice, indices.low), _mm256_shuffle_epi8(twice, indices.high)};
-}
-
-// Processor
-
-inline bool runs_here() {
-    __builtin_cpu_init();
-#ifdef __AVXVNNI__
-    unsigned a = 0, b, c, d;
-    if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a >> 4 & 1)) return false;
-#endif
-    // Each processor with both has F16C, too.
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 }
 
 }  // namespace headrace

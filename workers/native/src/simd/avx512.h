@@ -186,6 +186,15 @@ HEADRACE_INLINE void prefetch_near(const void* at) { _mm_prefetch((const char*)a
 HEADRACE_INLINE void prefetch_far(const void* at) { _mm_prefetch((const char*)at, _MM_HINT_T1); }
 HEADRACE_INLINE void pause() { _mm_pause(); }
 
+// Processor
+
+inline bool runs_here() {
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
+}
+
 // Products with quantized weights
 
 constexpr int kQuantizedRows = 6, kQuantizedHalves = 2, kSignedShift = 7;
@@ -208,15 +217,6 @@ HEADRACE_INLINE void add_signed(CodeSums& sums, Words operand, Words row) {
 HEADRACE_INLINE Words look_up_bytes(const int8_t (&table)[16], Words indices) {
     const __m128i once = _mm_loadu_si128((const __m128i*)table);
     return {_mm512_shuffle_epi8(_mm512_broadcast_i32x4(once), indices.value)};
-}
-
-// Processor
-
-inline bool runs_here() {
-    __builtin_cpu_init();
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
 }
 
 }  // namespace headrace

@@ -282,6 +282,10 @@ HEADRACE_INLINE void pause() {
 #endif
 }
 
+// Processor
+
+inline bool runs_here() { return true; }
+
 // Products with quantized weights
 
 constexpr int kQuantizedRows = 4, kQuantizedHalves = 1, kSignedShift = 7;
@@ -307,9 +311,5 @@ HEADRACE_INLINE Words look_up_bytes(const int8_t (&table)[16], Words indices) {
     std::memcpy(&found.value, bytes, sizeof bytes);
     return found;
 }
-
-// Processor
-
-inline bool runs_here() { return true; }
 
 }  // namespace headrace
