@@ -1,29 +1,53 @@
-"""Adds to setup.cfg the compiled kernels, without which Headrace works too, but slower."""
+"""Adds to setup.cfg the compiled kernels, without which Headrace works too, but slower.
 
+There is one library of kernels for each instruction set, all from the same sources; which of them a
+worker loads is decided in workers/native/library.py. One that fails to compile stops no other.
+"""
+
+import os
+import platform
 from pathlib import Path
 
 from setuptools import Extension, setup
 
+SOURCES = [f"workers/native/src/{name}.cpp" for name in ("program", "draw", "quantized")]
+# Contraction of products and sums differs between places where the same function is inlined, and
+# so would results; where sums are to be fused, the sources say so.
+FLAGS = [
+    "-std=c++17", "-O3", "-pthread", "-ffp-contract=off", "-fvisibility=hidden",
+    "-Wno-maybe-uninitialized", "-Wno-psabi",
+]  # fmt: skip
+AVX2 = ["-mavx2", "-mfma", "-mf16c", "-mpopcnt", "-DHEADRACE_AVX2"]
+X86 = {
+    "avx512": ["-march=x86-64-v4", "-mavx512bf16", "-mavx512vnni", "-DHEADRACE_AVX512"],
+    "avx2vnni": [*AVX2, "-mavxvnni"],
+    "avx2": AVX2,
+}
+ARM = {"neon": ["-march=armv8.2-a+dotprod", "-DHEADRACE_NEON"]}
+BY_MACHINE = {"x86_64": X86, "aarch64": ARM}
+
+
+def kernels(name: str, flags: list[str]) -> Extension:
+    return Extension(
+        f"headrace.workers.native.kernels_{name}",
+        sources=SOURCES,
+        depends=sorted(str(path) for path in Path("workers/native/src").rglob("*.h")),
+        extra_compile_args=[*FLAGS, *flags],
+        extra_link_args=["-pthread"],
+        optional=True,
+    )
+
+
+decoder = Extension(
+    "headrace.workers.quantized.decoder",
+    sources=[f"workers/quantized/src/{name}.cpp" for name in ("decode", "pack")],
+    depends=["workers/quantized/src/blocks.h"],
+    # Products and sums must be rounded one by one: see the source.
+    extra_compile_args=["-std=c++17", "-O3", "-ffp-contract=off"],
+    optional=True,
+)
+sets = {**BY_MACHINE.get(platform.machine(), {}), "portable": []}
 setup(
-    ext_modules=[
-        Extension(
-            "headrace.workers.native.kernels",
-            sources=[f"workers/native/src/{name}.cpp" for name in ("program", "draw", "quantized")],
-            depends=sorted(str(path) for path in Path("workers/native/src").rglob("*.h")),
-            # Used only on processors that have these instructions: see workers/native/library.py.
-            extra_compile_args=[
-                "-std=c++17", "-O3", "-march=x86-64-v4", "-mavx512bf16", "-mavx512vnni", "-pthread",
-                "-DHEADRACE_AVX512", "-Wno-maybe-uninitialized",
-            ],
-            extra_link_args=["-pthread"],
-            optional=True,
-        ),
-        Extension(
-            "headrace.workers.quantized.decoder",
-            sources=["workers/quantized/src/decode.cpp"],
-            # Products and sums must be rounded one by one: see the source.
-            extra_compile_args=["-std=c++17", "-O3", "-ffp-contract=off"],
-            optional=True,
-        ),
-    ]
-)  # fmt: skip
+    ext_modules=[*(kernels(name, flags) for name, flags in sets.items()), decoder],
+    options={"build_ext": {"parallel": os.cpu_count()}},
+)

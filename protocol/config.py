@@ -18,9 +18,11 @@ from headrace.protocol.autoscaling import Autoscaling, Workers
 from headrace.protocol.calls import SleepLevel
 from headrace.protocol.common.atomic_write import write_atomically
 from headrace.protocol.engine_config import AbsolutePath
+from headrace.protocol.engine_config import CpuKernels as CpuKernels
 from headrace.protocol.engine_config import Dtype as Dtype
 from headrace.protocol.engine_config import EngineConfig as EngineConfig
 from headrace.protocol.engine_config import Frozen as Frozen
+from headrace.protocol.engine_config import KernelSet as KernelSet
 from headrace.protocol.engine_config import LoraRank as LoraRank
 from headrace.protocol.engine_config import Positive as Positive
 from headrace.protocol.engine_config import Quantization as Quantization

@@ -18,6 +18,9 @@ Positive = Annotated[int, Field(ge=1)]
 AbsolutePath = Annotated[Path, AfterValidator(Path.absolute)]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["int8", "int8_dynamic", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1"]
+# The instruction sets that kernels are built for.
+KernelSet = Literal["avx512", "avx2vnni", "avx2", "neon", "portable"]
+CpuKernels = Literal["auto", "native", "avx512", "avx2vnni", "avx2", "neon", "portable", "torch"]
 LoraRank = Literal[1, 8, 16, 32, 64, 128, 256, 320, 512]
 
 
@@ -87,7 +90,8 @@ class EngineConfig(Frozen):
         description=(
             "weights of linear layers in blocks of 32 with a scale each, as in GGUF files: q8_0, "
             "q4_0, q4_1, q5_0, q5_1, their inputs in 8 bits (the head has 8 bits); or with a scale "
-            "for each output: int8, or int8_dynamic, their inputs in 8 bits; on CPUs only"
+            "for each output: int8, or int8_dynamic, their inputs in 8 bits; on CPUs only; weights "
+            "that a GGUF file has in blocks stay as they are"
         ),
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="cpu, cuda or auto")
@@ -129,10 +133,11 @@ class EngineConfig(Frozen):
             "start"
         ),
     )
-    cpu_kernels: Literal["auto", "native", "torch"] = Field(
+    cpu_kernels: CpuKernels = Field(
         "auto",
         description=(
-            "what runs a model on a CPU: native (compiled programs), torch (its operations), or "
+            "what runs a model on a CPU: native (compiled programs), one of avx512, avx2vnni, "
+            "avx2, neon, portable (programs, for these instructions), torch (its operations), or "
             "auto (programs wherever they can)"
         ),
     )

@@ -20,10 +20,8 @@ ensure_venv() {
     fi
     # One stamp for each set of requirements: a second start installs nothing and needs no network.
     stamp="$venv/.installed-${extra:-base}-$(
-        {
-            cat "$root"/{setup.cfg,setup.py,pyproject.toml}
-            find "$root/workers/native/src" -type f | LC_ALL=C sort | tr '\n' '\0' | xargs -0 cat
-        } | sha256sum | cut -c1-16
+        find "$root"/{setup.cfg,setup.py,pyproject.toml} "$root"/workers/{native,quantized}/src \
+            -type f -print0 | LC_ALL=C sort -z | xargs -0 cat | sha256sum | cut -c1-16
     )"
     if [ ! -e "$stamp" ]; then
         echo "headrace: installing (the first time this takes minutes)" >&2

@@ -80,10 +80,12 @@ def build_runner(
     # These import torch, which takes a second and is not needed by the fake engine; the last one
     # imports transformers too, which takes seconds.
     defer_torch_modules()
+    from headrace.workers.native.library import choose_kernels
     from headrace.workers.program_cache.cached_programs import ProgramCache
     from headrace.workers.program_cache.load_cached import load_cached_runner
 
     phases.end_imports()
+    choose_kernels(config.cpu_kernels)
     cache = ProgramCache(cache_folder, group_model_path, config, log)
     cached = load_cached_runner(
         cache, group_model_path, config, workers_on_host, log, phases, shared_file, freed_bytes

@@ -13,11 +13,13 @@ from headrace.protocol.logs.set_up import adopt_library_loggers
 from headrace.workers.attention.hook import AttentionHook, vocab_rows
 from headrace.workers.errors import ModelUnsupported
 from headrace.workers.linear.linears import prepare_linears
+from headrace.workers.linear.rounded_weights import weights_rounded
 from headrace.workers.load_options import choose_length, threads_of
 from headrace.workers.lora.slots import AdapterSlots
 from headrace.workers.memory import free_memory
 from headrace.workers.native.adapter_slots import NativeAdapterSlots
-from headrace.workers.native.compile_model import compile_model, release_weights
+from headrace.workers.native.compile_model import compile_model, must_compile, release_weights
+from headrace.workers.native.library import require_kernels
 from headrace.workers.native.program import CompiledProgram
 from headrace.workers.native.runner import NativeRunner
 from headrace.workers.native.shared_file import SharedFile
@@ -28,7 +30,13 @@ from headrace.workers.quantized.parameter import expand_parameters, products_ski
 from headrace.workers.start_phases import StartPhases
 from headrace.workers.torch_runner.cache_size import choose_num_blocks
 from headrace.workers.torch_runner.choose_backend import BackendChoice, choose_backend
-from headrace.workers.torch_runner.loading import choose_device, load_model, model_length
+from headrace.workers.torch_runner.loading import (
+    choose_device,
+    is_slow_on_torch,
+    load_model,
+    model_length,
+    to_float32,
+)
 from headrace.workers.torch_runner.make_runner import capture_graphs, make_torch_runner
 from headrace.workers.torch_runner.model_runner import ModelRunner
 from headrace.workers.torch_runner.self_check import check_model
@@ -83,6 +91,9 @@ def load_runner(
         with phases.phase("compile"):
             if num_expanded := expand_parameters(model):
                 log(f"{num_expanded} weights of the GGUF file expanded to {model.dtype}")
+            if is_slow_on_torch(model_path, config.dtype, model.dtype, device):
+                log("float32 instead, which is faster without compiled kernels")
+                to_float32(model)
             prepare_linears(model, config, log)
             slots = AdapterSlots.of(model, config.max_loras) if config.enable_lora else None
     choice = choose_backend(hook, model.dtype, device, config.block_size)
@@ -122,15 +133,15 @@ def _compile(
 ) -> CompiledProgram | None:
     """Compile the model and check the program; None if torch's operations must run the model.
 
-    Raises ModelUnsupported if cpu_kernels is native and no correct program can be compiled.
+    Raises ModelUnsupported if cpu_kernels rules torch out and no correct program can be compiled.
     """
     with phases.phase("compile"):
         compiled, reason = compile_model(model, hook, config, threads, shared)
     if compiled is not None:
         with phases.phase("self-check"):
             error = _self_check_error(model, compiled, config, max_model_len)
-        if error and config.cpu_kernels == "native":
-            raise ModelUnsupported(f"cpu_kernels is native, but compiled, {error}")
+        if error and must_compile(config):
+            raise ModelUnsupported(f"cpu_kernels is {config.cpu_kernels}, but compiled, {error}")
         if error:
             compiled, reason = None, f"compiled, {error}"
             free_memory()
@@ -141,7 +152,8 @@ def _compile(
     else:
         size = f"{compiled.weight_bytes / 2**20:.0f} MiB of weights"
         kinds = format_names(compiled.formats, model.dtype)
-        log(f"compiled kernels, {size} in {kinds}, {compiled.memory.note}")
+        name = require_kernels().name
+        log(f"compiled kernels for {name}, {size} in {kinds}, {compiled.memory.note}")
     return compiled
 
 
@@ -154,7 +166,8 @@ def _self_check_error(
     )
     is_rounded = compiled.formats != {WeightFormat.FLOAT}
     try:
-        check_model(model, make_runner, max_model_len, config.block_size, is_rounded)
+        with weights_rounded(model, config.quantization):
+            check_model(model, make_runner, max_model_len, config.block_size, is_rounded)
     except ModelUnsupported as error:
         return error.reason
     return ""

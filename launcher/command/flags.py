@@ -5,9 +5,11 @@ headrace.launcher.command.options), from which --help and the tables of the docu
 """
 
 from dataclasses import dataclass
+from typing import get_args
 
 from headrace.launcher.command.given import Kind
 from headrace.protocol.autoscaling import DOWN_WINDOW_S, TARGET_SHARE, UP_WINDOW_S
+from headrace.protocol.config import CpuKernels
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,7 @@ _MODEL = (
     Flag("lora_modules", "none", metavar="NAME=PATH", kind="values"),
     Flag("max_loras"),
     Flag("max_lora_rank"),
-    Flag("cpu_kernels", choices=("auto", "native", "torch")),
+    Flag("cpu_kernels", choices=get_args(CpuKernels)),
     Flag("threads", "an equal share of the CPUs"),
     Flag("device"),
     Flag("dtype"),

@@ -2,7 +2,7 @@
 
 Python imports this module at its start if its folder is in PYTHONPATH, and so does each process
 that it starts (docs/testing.md). torch and oneDNN read the environment; the answers of our kernels'
-`level` and of /proc/cpuinfo are replaced.
+`supported` and of /proc/cpuinfo are replaced.
 """
 
 import ctypes
@@ -16,10 +16,10 @@ os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 
 
 class CDLL(ctypes.CDLL):
-    """A library that says of the processor, if it is our kernels, that it can run none of them."""
+    """A library that says, if it is one of our kernels for newer processors, that it cannot run."""
 
     def __getattr__(self, name: str) -> Any:
-        if name == "headrace_level":
+        if name == "headrace_supported" and re.search("avx512|vnni", str(self._name)):
             return ctypes.CFUNCTYPE(ctypes.c_int32)(lambda: 0)
         return super().__getattr__(name)
 
@@ -33,7 +33,7 @@ def _read_text_without_avx512(self: pathlib.Path, *args: object, **options: obje
     text = _read_text(self, *args, **options)  # type: ignore[arg-type]
     if str(self) != "/proc/cpuinfo":
         return text
-    return re.sub(r" (avx512|amx)\w*", "", text)
+    return re.sub(r" (avx512|amx|avx_vnni)\w*", "", text)
 
 
 pathlib.Path.read_text = _read_text_without_avx512  # type: ignore[method-assign]

@@ -3,7 +3,21 @@ from collections.abc import Iterator
 
 import pytest
 
+from headrace.protocol.config import CpuKernels
+
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture(autouse=True)
+def kernel_set(request: pytest.FixtureRequest) -> Iterator[CpuKernels]:
+    """The chosen kernels: the fastest, or those that `on_each_set` gives. Building an engine makes
+    a choice for its process, which must not remain for the next test."""
+    from headrace.workers.native.library import choose_kernels
+
+    chosen: CpuKernels = getattr(request, "param", "auto")
+    choose_kernels(chosen)
+    yield chosen
+    choose_kernels("auto")
 
 
 @pytest.fixture(autouse=True)

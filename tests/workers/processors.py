@@ -5,7 +5,7 @@ import torch
 
 from headrace.protocol.config import Dtype
 from headrace.workers.linear.products import can_pack, make_product
-from headrace.workers.native.library import unsupported_reason
+from headrace.workers.native.library import unsupported_reason, usable_kernels
 
 # A dtype that torch's packed products take here: it is bfloat16 that models come in.
 PACKED: Dtype = "bfloat16" if can_pack(torch.bfloat16) else "float32"
@@ -28,8 +28,8 @@ needs_kernels = pytest.mark.skipif(
     bool(unsupported_reason(torch.float32)),
     reason=f"no compiled kernels: {unsupported_reason(torch.float32)}",
 )
-needs_bfloat16 = pytest.mark.skipif(
-    bool(unsupported_reason(torch.bfloat16)),
-    reason=f"no bfloat16 kernels: {unsupported_reason(torch.bfloat16)}",
-)
+# Runs a test on the kernels for each instruction set that this processor has, or on all of them but
+# the fastest, on which all tests run.
+on_each_set = pytest.mark.parametrize("kernel_set", usable_kernels(), indirect=True)
+on_slower_sets = pytest.mark.parametrize("kernel_set", usable_kernels()[1:], indirect=True)
 needs_int8 = pytest.mark.skipif(bool(why_not_int8()), reason=why_not_int8())

@@ -26,7 +26,7 @@ def compile_model(
 
     shared: the weights that the group's workers share.
 
-    Raises ModelUnsupported if cpu_kernels is native and the kernels cannot run the model.
+    Raises ModelUnsupported if cpu_kernels rules torch out and the kernels cannot run the model.
     """
     reason = _unsupported_reason(model, config)
     compiled = None
@@ -38,16 +38,19 @@ def compile_model(
             )
         except NotStatic as error:
             reason = f"{type(model).__name__} has no fixed program: {error}"
-    if compiled is None and config.cpu_kernels == "native":
-        raise ModelUnsupported(f"cpu_kernels is native, but {reason}")
+    if compiled is None and must_compile(config):
+        raise ModelUnsupported(f"cpu_kernels is {config.cpu_kernels}, but {reason}")
     return compiled, reason
+
+
+def must_compile(config: EngineConfig) -> bool:
+    """Return whether the operator has ruled out torch's operations."""
+    return config.cpu_kernels not in ("auto", "torch")
 
 
 def _unsupported_reason(model: PreTrainedModel, config: EngineConfig) -> str:
     if model.device.type != "cpu":
         return "the compiled kernels run on CPUs only"
-    if config.cpu_kernels == "torch":
-        return "cpu_kernels is torch"
     if config.block_size % GROUP_TOKENS:
         return f"block_size is not a multiple of {GROUP_TOKENS}"
     return unsupported_reason(model.dtype) or ""

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 import torch
 
 from headrace.protocol.sampling import SamplingParams
-from headrace.workers.native.library import CDraw, require_kernels, unsupported_reason
+from headrace.workers.native.library import CDraw, Kernels, load_kernels, require_kernels
 
 
 def can_draw(device: torch.device) -> bool:
     """Return whether the kernel supports logits on this device."""
-    return device.type == "cpu" and unsupported_reason(torch.float32) is None
+    return device.type == "cpu" and load_kernels() is not None
 
 
 def draw(
@@ -52,18 +52,18 @@ def draw(
         )
     )
     token_ids = torch.empty(len(rows), dtype=torch.long)
+    threads = _threads(library, torch.get_num_threads())
     if library.draw(
-        _threads(torch.get_num_threads()), logits.data_ptr(), logits.stride(0), size, draws,
-        len(rows), token_ids.data_ptr(),
+        threads, logits.data_ptr(), logits.stride(0), size, draws, len(rows), token_ids.data_ptr()
     ):  # fmt: skip
         raise MemoryError("no memory to draw tokens")
     return token_ids.clamp(min=0), token_ids >= 0
 
 
 @functools.cache
-def _threads(count: int) -> int:
+def _threads(library: Kernels, count: int) -> int:
     """Start this number of threads that draw; they are kept."""
-    address = require_kernels().new_draws(count)
+    address = library.new_draws(count)
     if not address:
         raise MemoryError("no memory to draw tokens")
     return address

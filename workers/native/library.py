@@ -1,8 +1,8 @@
 """Load the compiled kernels with ctypes, and declare their functions and structs.
 
-The struct layouts are those of src/program.h and src/draw.h. The library is built when Headrace is
-installed, if a compiler is available; without the library, or on a processor that lacks the
-instructions, models run on torch's own operations.
+The struct layouts are those of src/program.h and src/draw.h. A library is built for each
+instruction set when Headrace is installed, if a compiler is available, and the fastest that the
+processor can run is loaded; without any, models run on torch's own operations.
 """
 
 import ctypes
@@ -14,14 +14,26 @@ from typing import Literal, get_args
 
 import torch
 
+from headrace.protocol.config import CpuKernels, KernelSet
+
 # In the order of the enumeration in src/program.h.
 Operation = Literal[
     "embed", "norm", "linear", "convert", "rotate", "write", "attend", "finish_attend", "combine",
-    "gather", "round", "shrink", "round_blocks",
+    "gather", "round", "shrink", "round_blocks", "route", "sort_pairs", "copy_rows", "experts_up",
+    "experts_down", "copy_heads", "round_pairs",
 ]  # fmt: skip
 
 
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
+
+# The instruction sets that libraries are built for (setup.py), the fastest first, in words.
+KERNEL_SETS: dict[KernelSet, str] = {
+    "avx512": "AVX-512 with bfloat16 and VNNI",
+    "avx2vnni": "AVX2 with VNNI",
+    "avx2": "AVX2 with FMA",
+    "neon": "NEON with dot products",
+    "portable": "nothing",
+}
 
 PANEL_OUTPUTS = 32  # outputs of a weight that are stored together
 GROUP_TOKENS = 16  # tokens of the cache that are stored together
@@ -46,7 +58,7 @@ class CInstruction(ctypes.Structure):
 
 
 class CBuffer(ctypes.Structure):
-    _fields_ = (("width", ctypes.c_int32), ("kind", ctypes.c_int32))
+    _fields_ = (("width", ctypes.c_int32), ("kind", ctypes.c_int32), ("copies", ctypes.c_int32))
 
 
 class CAdapter(ctypes.Structure):
@@ -89,7 +101,7 @@ class CDraw(ctypes.Structure):
 
 _INT, _LONG, _POINTER = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
 _SIGNATURES = {
-    "level": ((), _INT),
+    "supported": ((), _INT),
     "allocate": ((_LONG,), _POINTER),
     "free": ((_POINTER, _LONG), None),
     "pack": ((_INT, _POINTER, _LONG, _LONG, _LONG, _LONG, _LONG, _LONG, _POINTER), None),
@@ -105,19 +117,18 @@ _SIGNATURES = {
     "new_draws": ((_INT,), _POINTER),
     "draw": ((_POINTER, _POINTER, _LONG, _LONG, _POINTER, _INT, _POINTER), _INT),
 }
-# The instruction level (see `headrace_level` in src/program.cpp) that a dtype needs.
-_NEEDED_LEVEL = {torch.float32: 1, torch.bfloat16: 2}
 
 
 class Kernels:
-    """The library's functions, each under its name without the prefix `headrace_`.
+    """A library's functions, each under its name without the prefix `headrace_`.
 
-    build: identifies the build of the library file.
+    name: of its instruction set. build: identifies the build of the library file.
     """
 
+    name: KernelSet
     build: str
 
-    level: Callable[[], int]
+    supported: Callable[[], int]
     allocate: Callable[[int], int | None]
     free: Callable[..., None]
     pack: Callable[..., None]
@@ -130,28 +141,40 @@ class Kernels:
     new_draws: Callable[[int], int | None]
     draw: Callable[..., int]
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, name: KernelSet, path: Path) -> None:
+        self.name = name
         info = path.stat()
         self.build = f"{info.st_size}-{info.st_mtime_ns}"
         library = ctypes.CDLL(str(path))
-        for name, (arguments, result) in _SIGNATURES.items():
-            function = getattr(library, f"headrace_{name}")
+        for function_name, (arguments, result) in _SIGNATURES.items():
+            function = getattr(library, f"headrace_{function_name}")
             function.argtypes = arguments
             function.restype = result
-            setattr(self, name, function)
+            setattr(self, function_name, function)
+
+
+class _Choice:
+    """The process's choice of kernels: it serves one model."""
+
+    kernels: CpuKernels = "auto"
+
+
+def choose_kernels(kernels: CpuKernels) -> None:
+    """Let this process run its models, and draw tokens, with these kernels from now on.
+
+    `unsupported_reason` tells whether they can run here.
+    """
+    _Choice.kernels = kernels
 
 
 def unsupported_reason(dtype: torch.dtype) -> str | None:
-    """Return why a model of this dtype cannot run on the kernels here; None if it can."""
-    library = load_kernels()
-    if library is None:
-        return "the kernels were not built (no C++ compiler when Headrace was installed)"
-    needed = _NEEDED_LEVEL.get(dtype)
-    if needed is None:
+    """Return why a model of this dtype cannot run on the chosen kernels; None if it can."""
+    if _Choice.kernels == "torch":
+        return "cpu_kernels is torch"
+    if load_kernels() is None:
+        return _missing_reason()
+    if dtype not in (torch.float32, torch.bfloat16):
         return f"there are no kernels for {str(dtype).removeprefix('torch.')}"
-    if library.level() < needed:
-        instructions = "AVX-512 with bfloat16" if needed == 2 else "AVX-512"
-        return f"the processor lacks {instructions}"
     return None
 
 
@@ -162,11 +185,49 @@ def require_kernels() -> Kernels:
     return library
 
 
-@functools.cache
 def load_kernels() -> Kernels | None:
-    """Load the library; None if it was not built."""
+    """Return this process's library; None if there is none, see `find_kernels`."""
+    return find_kernels(_Choice.kernels)
+
+
+def find_kernels(kernels: CpuKernels) -> Kernels | None:
+    """Return the library of a choice, or the fastest; None if it was not built or cannot run here.
+
+    Where torch's operations run the model, the fastest library draws the tokens.
+    """
+    chosen = _set_of(kernels)
+    names = KERNEL_SETS if chosen is None else (chosen,)
+    return next((library for name in names if (library := _usable(name))), None)
+
+
+def usable_kernels() -> list[KernelSet]:
+    """Return the instruction sets whose libraries run here, the fastest first."""
+    return [name for name in KERNEL_SETS if _usable(name)]
+
+
+def _missing_reason() -> str:
+    chosen = _set_of(_Choice.kernels)
+    if chosen is None:
+        return "kernels for this processor were not built (no C++ compiler at installation)"
+    if load_library(chosen) is None:
+        return f"the kernels for {chosen} were not built when Headrace was installed"
+    return f"the processor lacks {KERNEL_SETS[chosen]}"
+
+
+def _set_of(kernels: CpuKernels) -> KernelSet | None:
+    return next((name for name in KERNEL_SETS if name == kernels), None)
+
+
+def _usable(name: KernelSet) -> Kernels | None:
+    library = load_library(name)
+    return library if library is not None and library.supported() else None
+
+
+@functools.cache
+def load_library(name: KernelSet) -> Kernels | None:
+    """Load the library of an instruction set; None if it was not built."""
     for suffix in EXTENSION_SUFFIXES:
-        path = Path(__file__).parent / f"kernels{suffix}"
+        path = Path(__file__).parent / f"kernels_{name}{suffix}"
         if path.exists():
-            return Kernels(path)
+            return Kernels(name, path)
     return None

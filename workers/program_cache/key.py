@@ -9,7 +9,7 @@ from pathlib import Path
 
 from headrace.protocol.common.gguf_reference import REFERENCE
 from headrace.protocol.config import EngineConfig
-from headrace.workers.native.library import load_kernels
+from headrace.workers.native.library import find_kernels
 
 FORMAT = 1  # of the files; another number makes all of them anew
 _WORKERS = Path(__file__).parents[1]
@@ -34,7 +34,7 @@ def program_key(model_path: Path, config: EngineConfig) -> str | None:
 
     Raises OSError if the model's files cannot be read.
     """
-    kernels = load_kernels()
+    kernels = find_kernels(config.cpu_kernels)
     text = (model_path / "config.json").read_bytes()
     if kernels is None or config.cpu_kernels == "torch" or _has_own_code(text):
         return None
@@ -43,7 +43,7 @@ def program_key(model_path: Path, config: EngineConfig) -> str | None:
         _code_digest(),
         [importlib.metadata.version(library) for library in _LIBRARIES],
         kernels.build,
-        kernels.level(),
+        kernels.name,
         _processor(),
         hashlib.sha256(text).hexdigest(),
         _stamps(model_path),

@@ -11,6 +11,7 @@ import torch
 
 from headrace.protocol.config import EngineConfig
 from headrace.workers.load_options import choose_length, threads_of
+from headrace.workers.native.library import require_kernels
 from headrace.workers.native.program import CompiledProgram
 from headrace.workers.native.runner import NativeRunner
 from headrace.workers.native.shared_file import SharedFile
@@ -56,7 +57,8 @@ def load_cached_runner(
     size = f"{compiled.weight_bytes / 2**20:.0f} MiB of weights"
     kinds = format_names(compiled.formats, compiled.dtype)
     log(f"{cached.model} in {compiled.dtype} on cpu, {threads} threads, program from the cache")
-    log(f"compiled kernels, {size} in {kinds}, {compiled.memory.note}")
+    name = require_kernels().name
+    log(f"compiled kernels for {name}, {size} in {kinds}, {compiled.memory.note}")
     with phases.phase("cache"):
         return _make_runner(cached, compiled, config, length, workers_on_host, freed_bytes)
 

@@ -17,6 +17,7 @@ from headrace.protocol.common.context_length import context_length
 from headrace.protocol.common.gguf_reference import REFERENCE
 from headrace.protocol.config import Dtype
 from headrace.workers.errors import ModelUnsupported
+from headrace.workers.native.library import unsupported_reason
 from headrace.workers.quantized.parameter import expand_parameters
 from headrace.workers.torch_runner.gguf_loading import load_gguf_model
 
@@ -99,18 +100,40 @@ def choose_dtype(
 
     weights: a file that tells the checkpoint's dtype if its configuration does not.
 
-    "auto" is the checkpoint's dtype, but bfloat16 for float32 checkpoints if the device computes in
-    it natively: half the bytes of weights for each token.
+    "auto" is the checkpoint's dtype, but bfloat16 for float32 checkpoints if that is fast here:
+    half the bytes of weights for each token.
     """
     if configured != "auto":
         return _DTYPES[configured]
+    own = _own_dtype(config, weights)
+    if own == torch.float32 and _is_fast_in_bfloat16(device):
+        return torch.bfloat16
+    return own
+
+
+def is_slow_on_torch(
+    model_path: Path, configured: Dtype, dtype: torch.dtype, device: torch.device
+) -> bool:
+    """Return whether "auto" chose this dtype for kernels of ours, and torch is faster in float32.
+
+    A checkpoint's own dtype is kept: float32 would take twice its memory.
+    """
+    if configured != "auto" or dtype != torch.bfloat16 or _has_native_bfloat16(device):
+        return False
+    weights = None if (model_path / REFERENCE).is_file() else _weight_files(model_path)[0]
+    return _own_dtype(_read_config(model_path), weights) == torch.float32
+
+
+def to_float32(model: Any) -> None:
+    """Convert a model's weights to float32, in place."""
+    model.float()
+
+
+def _own_dtype(config: dict[str, Any], weights: Path | None) -> torch.dtype:
     text = config.get("text_config") or {}
     names = (config.get("dtype"), config.get("torch_dtype"), text.get("dtype"))
     name = next((name for name in names if name in _DTYPES), None)
-    own = _DTYPES[name] if name else _stored_dtype(weights) if weights else torch.float32
-    if own == torch.float32 and _has_native_bfloat16(device):
-        return torch.bfloat16
-    return own
+    return _DTYPES[name] if name else _stored_dtype(weights) if weights else torch.float32
 
 
 def model_length(model: PreTrainedModel) -> int:
@@ -198,7 +221,15 @@ def _stored_dtype(weights: Path) -> torch.dtype:
     return _DTYPES.get(stored, torch.float32)
 
 
+def _is_fast_in_bfloat16(device: torch.device) -> bool:
+    """Return whether the device, or torch on it, computes in bfloat16, or our kernels read it."""
+    if device.type == "cpu" and unsupported_reason(torch.bfloat16) is None:
+        return True
+    return _has_native_bfloat16(device)
+
+
 def _has_native_bfloat16(device: torch.device) -> bool:
+    """Return whether torch's operations are at least as fast in bfloat16 as in float32."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     flags = Path("/proc/cpuinfo")

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from headrace.protocol.config import Dtype, Quantization
+from headrace.protocol.config import Dtype, KernelSet, Quantization
 from headrace.workers.native.program import CompiledProgram
 from tests.workers.native.test_native import SHAPES, blocks_of, load, run, tokens_of
-from tests.workers.processors import needs_bfloat16
+from tests.workers.processors import needs_kernels, on_slower_sets
 
 WINDOW = {"config": "MistralConfig", "model": "MistralForCausalLM"}
 KINDS: list[tuple[Dtype, Quantization | None]] = [
@@ -75,7 +75,7 @@ def assert_same(
     assert torch.equal(in_company(three, tokens, start), expected)
 
 
-@needs_bfloat16
+@needs_kernels
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("shape", ["deep and odd", "many queries to a key", "scores far apart"])
 def test_whatever_the_batch_the_cuts_and_the_threads(
@@ -84,13 +84,21 @@ def test_whatever_the_batch_the_cuts_and_the_threads(
     assert_same(tmp_path, 701, 690, kind, SHAPES[shape])
 
 
-@needs_bfloat16
+@on_slower_sets
+@pytest.mark.parametrize("kind", [KINDS[1], KINDS[2], KINDS[3], KINDS[5]], ids=str)
+def test_on_each_set(
+    tmp_path: Path, kind: tuple[Dtype, Quantization | None], kernel_set: KernelSet
+) -> None:
+    assert_same(tmp_path, 301, 290, kind, SHAPES["deep and odd"])
+
+
+@needs_kernels
 @pytest.mark.parametrize("kind", KINDS[:2], ids=str)
 def test_over_parts_of_all_lengths(tmp_path: Path, kind: tuple[Dtype, Quantization | None]) -> None:
     assert_same(tmp_path, 2400, 2380, kind, {"num_hidden_layers": 1})
 
 
-@needs_bfloat16
+@needs_kernels
 @pytest.mark.parametrize("kind", KINDS[:2], ids=str)
 @pytest.mark.parametrize("window", [5, 100, 700])
 def test_with_windows(tmp_path: Path, window: int, kind: tuple[Dtype, Quantization | None]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from headrace.protocol.config import KernelSet
 from headrace.protocol.sampling import SamplingParams
 from headrace.workers.native import draw as drawing
 from headrace.workers.native.draw import draw
@@ -13,7 +14,7 @@ from headrace.workers.sampling import sampler
 from headrace.workers.sampling.sampler import sample
 from headrace.workers.sequence.sequence import Sequence
 from tests.workers.driving import request
-from tests.workers.processors import needs_kernels
+from tests.workers.processors import needs_kernels, on_slower_sets
 
 pytestmark = needs_kernels
 
@@ -100,6 +101,13 @@ def test_tokens_are_those_of_the_definitions(kind: str, params: dict[str, float]
     some = samplings(40, **params)
     for row, token_id in enumerate(drawn(logits, some, numbers)):
         assert token_id in allowed(logits[row], some[row], float(numbers[row]))
+
+
+@on_slower_sets
+@pytest.mark.parametrize("kind", ["random", "cut"])
+def test_tokens_on_each_set(kind: str, kernel_set: KernelSet) -> None:
+    for params in SETTINGS:
+        test_tokens_are_those_of_the_definitions(kind, params)
 
 
 @pytest.mark.parametrize("size", [1, 2, 15, 16, 17, 255, 256, 257, 513])

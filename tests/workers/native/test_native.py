@@ -5,14 +5,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from transformers import PreTrainedModel
 
-from headrace.protocol.config import Dtype, EngineConfig, Quantization
+from headrace.protocol.config import Dtype, EngineConfig, KernelSet, Quantization
 from headrace.workers.attention.backend import AttentionBatch, Span
 from headrace.workers.attention.hook import AttentionHook, attention_of
 from headrace.workers.build import build_engine
@@ -27,7 +26,7 @@ from headrace.workers.native.norms import find_norm
 from headrace.workers.native.program import CompiledProgram, Program
 from headrace.workers.native.rewrite import rewrite
 from headrace.workers.torch_runner.loading import load_model
-from tests.workers.processors import needs_bfloat16, needs_int8, needs_kernels
+from tests.workers.processors import needs_int8, needs_kernels, on_each_set, on_slower_sets
 from tests.workers.tiny_models import VOCAB, save_model, save_tiny
 
 
@@ -121,6 +120,12 @@ def test_long_texts_in_uneven_chunks(
     assert_close(torch.cat(found), expected)
 
 
+@on_slower_sets
+@pytest.mark.parametrize("shape", ["deep and odd", "wide heads", "scores far apart"])
+def test_long_texts_on_each_set(tmp_path: Path, shape: str, kernel_set: KernelSet) -> None:
+    test_long_texts_in_uneven_chunks(tmp_path, SHAPES[shape], 2)
+
+
 @needs_kernels
 @pytest.mark.parametrize("window", [5, 16, 100])
 def test_windows_over_long_texts(tmp_path: Path, window: int) -> None:
@@ -135,7 +140,7 @@ def test_windows_over_long_texts(tmp_path: Path, window: int) -> None:
     assert_close(torch.cat(found), reference(model, tokens))
 
 
-@needs_kernels
+@on_each_set
 def test_sequences_do_not_see_each_other_nor_what_failed_ones_left(tmp_path: Path) -> None:
     model, hook = load(tmp_path, {})
     bad = 7
@@ -153,7 +158,7 @@ def test_sequences_do_not_see_each_other_nor_what_failed_ones_left(tmp_path: Pat
         assert_close(ours, theirs)
 
 
-@needs_bfloat16
+@on_each_set
 def test_bfloat16_is_as_near_to_float32_as_transformers_own(tmp_path: Path) -> None:
     options = {"hidden_size": 128, "intermediate_size": 384, "initializer_range": 0.1}
     exact, _ = load(tmp_path, options)
@@ -178,18 +183,6 @@ def test_weights_are_freed_and_the_program_still_runs(
     release_weights(model, compiled)
     assert [name for name, weight in model.named_parameters() if weight.numel()] == left
     assert_close(run(compiled.start(2, 16), [(tokens, 0, 20, [1, 0])]), expected)
-
-
-@needs_kernels
-@pytest.mark.parametrize("name", ["mixtral", "qwen2_moe"])
-def test_experts_are_no_fixed_program(tmp_path: Path, name: str) -> None:
-    save_tiny(tmp_path, name)
-    model = load_model(tmp_path, "float32", torch.device("cpu"))
-    hook = AttentionHook()
-    with torch.inference_mode():
-        hook.probe(model)
-    with pytest.raises(NotStatic):
-        CompiledProgram(model, hook, 1)
 
 
 CHANGES = {
@@ -267,37 +260,59 @@ def test_kernels_run_what_they_can(tmp_path: Path) -> None:
 
 def test_without_kernels_torch_runs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_tiny(tmp_path, "llama")
-    library.load_kernels.cache_clear()
+    library.load_library.cache_clear()
     monkeypatch.setattr(library, "EXTENSION_SUFFIXES", [".none"])
     assert "were not built" in build(tmp_path)
     with pytest.raises(ModelUnsupported, match="were not built"):
         build(tmp_path, cpu_kernels="native")
-    library.load_kernels.cache_clear()
+    library.load_library.cache_clear()
 
 
-def test_without_avx512_torch_runs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@on_each_set
+def test_the_fastest_kernels_that_the_processor_can_run_are_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernel_set: KernelSet
+) -> None:
+    faster = list(library.KERNEL_SETS)[: list(library.KERNEL_SETS).index(kernel_set)]
+    for name in faster:
+        if loaded := library.load_library(name):
+            monkeypatch.setattr(loaded, "supported", lambda: 0)
     save_tiny(tmp_path, "llama")
-    monkeypatch.setattr(library, "load_kernels", lambda: SimpleNamespace(level=lambda: 0))
-    assert "torch's operations: the processor lacks AVX-512" in build(tmp_path)
-    with pytest.raises(ModelUnsupported, match="the processor lacks AVX-512"):
-        build(tmp_path, cpu_kernels="native")
-    monkeypatch.setattr(library, "load_kernels", lambda: SimpleNamespace(level=lambda: 1))
-    assert "AVX-512 with bfloat16" in (library.unsupported_reason(torch.bfloat16) or "")
+    assert f"compiled kernels for {kernel_set}," in build(tmp_path)
+    assert f"compiled kernels for {kernel_set}," in build(tmp_path, cpu_kernels="native")
+
+
+@on_each_set
+def test_kernels_are_those_that_are_asked_for(tmp_path: Path, kernel_set: KernelSet) -> None:
+    save_tiny(tmp_path, "llama")
+    assert f"compiled kernels for {kernel_set}," in build(tmp_path, cpu_kernels=kernel_set)
+
+
+@on_each_set
+def test_a_processor_that_lacks_what_is_asked_for_ends_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernel_set: KernelSet
+) -> None:
+    save_tiny(tmp_path, "llama")
+    monkeypatch.setattr(library.load_library(kernel_set), "supported", lambda: 0)
+    with pytest.raises(ModelUnsupported) as refused:
+        build(tmp_path, cpu_kernels=kernel_set)
+    assert f"cpu_kernels is {kernel_set}, but the processor lacks " in str(refused.value)
+    assert library.KERNEL_SETS[kernel_set] in str(refused.value)
+
+
+def test_kernels_that_were_not_built_end_the_start(tmp_path: Path) -> None:
+    save_tiny(tmp_path, "llama")
+    missing = next(name for name in library.KERNEL_SETS if library.load_library(name) is None)
+    with pytest.raises(ModelUnsupported, match=f"kernels for {missing} were not built"):
+        build(tmp_path, cpu_kernels=missing)
 
 
 @needs_int8
 @pytest.mark.parametrize("kind", ["int8", "int8_dynamic"])
-@pytest.mark.parametrize("level", [0, None], ids=["no AVX-512", "not built"])
 def test_quantization_without_kernels_is_said_to_be_slow(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    kind: str,
-    level: int | None,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
     save_tiny(tmp_path, "llama")
-    loaded = None if level is None else SimpleNamespace(level=lambda: level)
-    monkeypatch.setattr(library, "load_kernels", lambda: loaded)
+    monkeypatch.setattr(library, "load_kernels", lambda: None)
     build(tmp_path)
     assert not caplog.records
     build(tmp_path, quantization=kind)
@@ -389,7 +404,16 @@ program = compiled.start(2, 16)
     subprocess.run([sys.executable, "-c", code], check=True, timeout=100)
 
 
-@needs_bfloat16
+@on_slower_sets
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("quantization", ["int8", "int8_dynamic"])
+def test_weights_of_8_bits_on_each_set(
+    tmp_path: Path, quantization: Quantization, dtype: Dtype, kernel_set: KernelSet
+) -> None:
+    test_weights_of_8_bits(tmp_path, "deep and odd", quantization, dtype)
+
+
+@needs_kernels
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("quantization", ["int8", "int8_dynamic"])
 @pytest.mark.parametrize("shape", ["deep and odd", "biases", "tied"])

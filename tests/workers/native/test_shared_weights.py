@@ -23,12 +23,12 @@ from tests.workers.native.test_native import (
     tokens_of,
 )
 from tests.workers.native.test_shared_file import NAME, needs_huge_pages
-from tests.workers.processors import needs_bfloat16, needs_kernels
+from tests.workers.processors import needs_kernels
 
 FORMS = [
     pytest.param("float32", None, marks=needs_kernels),
     *(
-        pytest.param("bfloat16", each, marks=needs_bfloat16)
+        pytest.param("bfloat16", each, marks=needs_kernels)
         for each in (None, "int8", "int8_dynamic")
     ),
 ]

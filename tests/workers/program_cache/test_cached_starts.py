@@ -25,7 +25,7 @@ from headrace.workers.program_cache.cached_programs import ProgramCache
 from headrace.workers.program_cache.program_file import DamagedProgram, read_program
 from headrace.workers.program_cache.weight_files import WeightFiles
 from tests.lora_adapters import make_adapter
-from tests.workers.processors import needs_bfloat16, needs_kernels
+from tests.workers.processors import needs_kernels
 from tests.workers.tiny_models import MODELS, VOCAB, save_model, save_tiny
 
 pytestmark = needs_kernels
@@ -112,7 +112,7 @@ def test_the_same_numbers_as_a_fresh_capture(
     assert torch.equal(fresh, cached)
 
 
-@needs_bfloat16
+@needs_kernels
 @pytest.mark.parametrize("quantization", [None, "int8", "int8_dynamic", "q4_0"])
 def test_weights_that_are_rounded_when_they_are_packed(
     starts: Starts, quantization: Quantization | None

@@ -10,11 +10,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from headrace.protocol.config import Dtype, EngineConfig
+from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.attention.sdpa import SdpaBackend
 from headrace.workers.build import build_engine
 from headrace.workers.errors import ModelUnsupported
+from headrace.workers.native import compile_model
+from headrace.workers.native.graph import NotStatic
+from headrace.workers.native.library import choose_kernels, usable_kernels
 from headrace.workers.native.program import Program
-from headrace.workers.torch_runner import self_check
+from headrace.workers.torch_runner import loading, self_check
 from headrace.workers.torch_runner.loading import choose_dtype
 from tests.workers.driving import request, run
 from tests.workers.processors import needs_int8, needs_kernels
@@ -100,10 +104,10 @@ def test_distance_biases_are_refused(tmp_path: Path) -> None:
     assert "attention interface" in rejection(tmp_path)
 
 
-def test_attention_sinks_are_refused(tmp_path: Path) -> None:
-    options = {"num_local_experts": 2, "num_experts_per_tok": 1, "head_dim": 8}
-    save_model(tmp_path, "GptOssConfig", "GptOssForCausalLM", options)
-    assert "s_aux" in rejection(tmp_path)
+def test_tensors_that_paged_attention_lacks_are_refused() -> None:
+    heads = torch.zeros((1, 2, 3, 4))
+    with pytest.raises(ModelUnsupported, match="its attention needs bias"):
+        AttentionHook()._attend(torch.nn.Module(), heads, heads, heads, None, bias=heads)
 
 
 def test_the_check_finds_wrong_attention(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,6 +220,35 @@ def test_dtype_follows_the_checkpoint(llama: Path) -> None:
     assert choose_dtype("float32", {"dtype": "float16"}, weights, cpu) == torch.float32
     save_file({"a": torch.zeros(1, dtype=torch.float16)}, weights)
     assert choose_dtype("auto", {}, weights, cpu) == torch.float16
+
+
+@needs_kernels
+def test_float32_checkpoints_run_in_bfloat16_where_kernels_of_ours_read_it(
+    llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "_has_native_bfloat16", lambda device: False)
+    weights, cpu = llama / "model.safetensors", torch.device("cpu")
+    for kernels in usable_kernels():
+        choose_kernels(kernels)
+        assert choose_dtype("auto", {"dtype": "float32"}, weights, cpu) == torch.bfloat16
+    choose_kernels("torch")
+    assert choose_dtype("auto", {"dtype": "float32"}, weights, cpu) == torch.float32
+
+
+@needs_kernels
+@pytest.mark.parametrize("native", [False, True])
+def test_what_has_no_program_runs_in_the_dtype_that_torch_is_faster_in(
+    llama: Path, monkeypatch: pytest.MonkeyPatch, native: bool
+) -> None:
+    def refuse(*args: object) -> None:
+        raise NotStatic("it uses aten.nonzero")
+
+    monkeypatch.setattr(compile_model, "CompiledProgram", refuse)
+    monkeypatch.setattr(loading, "_has_native_bfloat16", lambda device: native)
+    lines: list[str] = []
+    build_engine(llama, config(dtype="auto"), 1, lines.append)
+    assert ("float32 instead, which is faster without compiled kernels" in lines) is not native
+    assert any("LlamaForCausalLM in torch.bfloat16" in line for line in lines)
 
 
 def test_attention_in_chunks_is_refused(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ using namespace headrace;
 extern "C" {
 
 // Creates threads that draw; null if there is no memory for them.
-void* headrace_new_draws(int32_t threads) {
+HEADRACE_EXPORT void* headrace_new_draws(int32_t threads) {
     try {
         return new DrawPool(threads);
     } catch (const std::exception&) {
@@ -65,8 +65,9 @@ void* headrace_new_draws(int32_t threads) {
 
 // Draws `count` tokens. token_ids: [count], -1 where no token can be drawn. logits: [rows, size],
 // `stride` numbers apart. Returns 0, or -1 if memory ran out.
-int32_t headrace_draw(void* draws, const float* logits, int64_t stride, int64_t size,
-                      const Draw* list, int32_t count, int64_t* token_ids) {
+HEADRACE_EXPORT int32_t headrace_draw(void* draws, const float* logits, int64_t stride,
+                                      int64_t size, const Draw* list, int32_t count,
+                                      int64_t* token_ids) {
     try {
         ((DrawPool*)draws)->run(logits, stride, size, list, count, token_ids);
         return 0;

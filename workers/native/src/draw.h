@@ -28,7 +28,7 @@ struct Draw {
 // Measures of the tokens at or above a level: the sum of their weights, or their number.
 struct WeightSum {
     static double from(const float* levels, int64_t count, float floor) {
-        Doubles total;
+        Doubles total{};
         for (int64_t i = 0; i < count; i += kLanes) {
             const Mask mask = lanes(i, count);
             const Floats x = load(levels + i, mask);

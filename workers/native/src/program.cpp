@@ -20,6 +20,7 @@ class Program : AttentionOperations<E> {
           threads_(threads),
           progress_(count) {
         allocate_layers(num_blocks * block_size);
+        this->count_experts(instructions_);
         for (auto& instruction : instructions_) {
             if (instruction.operation == kAttend || instruction.operation == kFinishAttend) {
                 instruction.sizes[7] = this->plan_for(instruction);
@@ -32,6 +33,7 @@ class Program : AttentionOperations<E> {
         this->allocate_buffers();
         this->plan_tiles();
         this->allocate_inner();
+        this->allocate_pairs();
         for (auto& progress : progress_) {
             progress.taken.store(0, std::memory_order_relaxed);
             progress.done.store(0, std::memory_order_relaxed);
@@ -42,6 +44,7 @@ class Program : AttentionOperations<E> {
   private:
     using Base = AttentionOperations<E>;
     using typename Base::Row;
+    using Base::buffers_;
     using Base::layers_;
     using Base::plans_;
     using Base::scratch_;
@@ -70,7 +73,7 @@ class Program : AttentionOperations<E> {
         for (size_t i = 0; i < instructions_.size(); ++i) {
             const Instruction& instruction = instructions_[i];
             Progress& progress = progress_[i];
-            const int rows = instruction.logit_rows_only ? step_->num_logit_rows : step_->rows;
+            const int rows = rows_of(instruction);
             const int tasks = num_tasks(instruction, rows);
             for (;;) {
                 if (progress.taken.load(std::memory_order_relaxed) >= tasks) break;
@@ -86,6 +89,12 @@ class Program : AttentionOperations<E> {
         }
     }
 
+    // Of the instruction's output.
+    int rows_of(const Instruction& instruction) const {
+        const int rows = instruction.logit_rows_only ? step_->num_logit_rows : step_->rows;
+        return instruction.out.buffer < 0 ? rows : rows * buffers_[instruction.out.buffer].copies;
+    }
+
     int num_tasks(const Instruction& instruction, int rows) {
         switch (instruction.operation) {
             case kLinear:
@@ -98,6 +107,12 @@ class Program : AttentionOperations<E> {
                 return (int)plans_[instruction.sizes[7]].split_tiles.size();
             case kShrink:
                 return this->shrink_tasks(rows, threads_.count());
+            case kSortPairs:
+                return rows > 0;
+            case kExpertsUp:
+                return this->up_tasks(instruction);
+            case kExpertsDown:
+                return this->down_tasks(instruction, rows);
             default:  // rows, in as many parts as keep all threads busy
                 return rows <= 4 ? (rows > 0) : std::min(rows, threads_.count() * 4);
         }
@@ -119,6 +134,12 @@ class Program : AttentionOperations<E> {
                 return this->finish_attend(instruction, task);
             case kShrink:
                 return this->shrink(instruction, rows, task, tasks);
+            case kSortPairs:
+                return this->sort_pairs(instruction, rows);
+            case kExpertsUp:
+                return this->experts_up(instruction, task, scratch_[thread]);
+            case kExpertsDown:
+                return this->experts_down(instruction, task, scratch_[thread]);
             default: {
                 const int64_t first = (int64_t)rows * task / tasks;
                 const int64_t last = (int64_t)rows * (task + 1) / tasks;
@@ -149,6 +170,14 @@ class Program : AttentionOperations<E> {
                 return this->round(instruction, row);
             case kRoundBlocks:
                 return this->round_to_blocks(instruction, row);
+            case kRoute:
+                return this->route(instruction, row);
+            case kCopyRows:
+                return this->copy_row(instruction, row);
+            case kCopyHeads:
+                return this->copy_heads(instruction, row);
+            case kRoundPairs:
+                return this->round_pair(instruction, row);
         }
     }
 
@@ -165,19 +194,11 @@ using namespace headrace;
 
 extern "C" {
 
-// The level of this processor: 2 float32, bfloat16 and 8-bit integers, 1 float32 only, 0 none.
-int32_t headrace_level() {
-    __builtin_cpu_init();
-    const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-    return !wide ? 0 : __builtin_cpu_supports("avx512bf16") &&
-                           __builtin_cpu_supports("avx512vnni")
-                       ? 2
-                       : 1;
-}
+// Returns 1 if this processor has the instructions that the library uses, else 0.
+HEADRACE_EXPORT int32_t headrace_supported() { return runs_here(); }
 
 // Allocates memory for packed weights, to be freed by headrace_free; null if there is none.
-void* headrace_allocate(int64_t bytes) {
+HEADRACE_EXPORT void* headrace_allocate(int64_t bytes) {
     void* start = mmap(nullptr, round_up(bytes, kHugePage), PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (start == MAP_FAILED) return nullptr;
@@ -185,19 +206,22 @@ void* headrace_allocate(int64_t bytes) {
     return start;
 }
 
-void headrace_free(void* start, int64_t bytes) { munmap(start, round_up(bytes, kHugePage)); }
+HEADRACE_EXPORT void headrace_free(void* start, int64_t bytes) {
+    munmap(start, round_up(bytes, kHugePage));
+}
 
 // Packs a weight [outputs, inputs] into panels from `first_panel` on, lanes_each outputs in each,
 // starting at the panel's lane `lane`. bf16: the type of the weight and of the products.
-void headrace_pack(int32_t bf16, const void* weight, int64_t outputs, int64_t inputs,
-                   int64_t stride, int64_t first_panel, int64_t lane, int64_t lanes_each,
-                   uint32_t* panels) {
+HEADRACE_EXPORT void headrace_pack(int32_t bf16, const void* weight, int64_t outputs,
+                                   int64_t inputs, int64_t stride, int64_t first_panel,
+                                   int64_t lane, int64_t lanes_each, uint32_t* panels) {
     auto* run = bf16 ? pack<Bf16> : pack<F32>;
     run(weight, outputs, inputs, stride, first_panel, lane, lanes_each, panels);
 }
 
-void* headrace_new(int32_t bf16, const Instruction* list, int32_t count, const Buffer* buffers,
-                   int32_t num_buffers, int32_t threads, int64_t num_blocks, int32_t block_size) {
+HEADRACE_EXPORT void* headrace_new(int32_t bf16, const Instruction* list, int32_t count,
+                                   const Buffer* buffers, int32_t num_buffers, int32_t threads,
+                                   int64_t num_blocks, int32_t block_size) {
     try {
         if (bf16) {
             return new Program<Bf16>(list, count, buffers, num_buffers, threads, num_blocks,
@@ -210,7 +234,7 @@ void* headrace_new(int32_t bf16, const Instruction* list, int32_t count, const B
 }
 
 // Returns 0, or -1 if memory ran out.
-int32_t headrace_run(int32_t bf16, void* program, const Step* step) {
+HEADRACE_EXPORT int32_t headrace_run(int32_t bf16, void* program, const Step* step) {
     try {
         bf16 ? ((Program<Bf16>*)program)->run(*step) : ((Program<F32>*)program)->run(*step);
         return 0;
@@ -219,7 +243,7 @@ int32_t headrace_run(int32_t bf16, void* program, const Step* step) {
     }
 }
 
-void headrace_delete(int32_t bf16, void* program) {
+HEADRACE_EXPORT void headrace_delete(int32_t bf16, void* program) {
     if (bf16) {
         delete (Program<Bf16>*)program;
     } else {

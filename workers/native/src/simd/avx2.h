@@ -3,6 +3,7 @@
 // A vector is two registers, of lanes 0 to 7 and 8 to 15.
 #pragma once
 
+#include <cpuid.h>
 #include <immintrin.h>
 
 namespace headrace {
@@ -354,6 +355,18 @@ HEADRACE_INLINE double sum(Doubles a) {
 HEADRACE_INLINE void prefetch_near(const void* at) { _mm_prefetch((const char*)at, _MM_HINT_T0); }
 HEADRACE_INLINE void prefetch_far(const void* at) { _mm_prefetch((const char*)at, _MM_HINT_T1); }
 HEADRACE_INLINE void pause() { _mm_pause(); }
+
+// Processor
+
+inline bool runs_here() {
+    __builtin_cpu_init();
+#ifdef __AVXVNNI__
+    unsigned a = 0, b, c, d;
+    if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a >> 4 & 1)) return false;
+#endif
+    // Each processor with both has F16C, too.
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
 
 // Products with quantized weights
 

@@ -186,6 +186,15 @@ HEADRACE_INLINE void prefetch_near(const void* at) { _mm_prefetch((const char*)a
 HEADRACE_INLINE void prefetch_far(const void* at) { _mm_prefetch((const char*)at, _MM_HINT_T1); }
 HEADRACE_INLINE void pause() { _mm_pause(); }
 
+// Processor
+
+inline bool runs_here() {
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
+}
+
 // Products with quantized weights
 
 constexpr int kQuantizedRows = 6, kQuantizedHalves = 2, kSignedShift = 7;

@@ -282,6 +282,10 @@ HEADRACE_INLINE void pause() {
 #endif
 }
 
+// Processor
+
+inline bool runs_here() { return true; }
+
 // Products with quantized weights
 
 constexpr int kQuantizedRows = 4, kQuantizedHalves = 1, kSignedShift = 7;

@@ -73,6 +73,9 @@
 // Memory
 //   prefetch_near(p) prefetch_far(p)     to the first cache, to the second
 //   pause()                  between two looks at memory that another thread writes
+//
+// Processor
+//   runs_here()              whether this one has the set
 #pragma once
 
 #include <cstdint>
@@ -80,6 +83,8 @@
 
 // Functions on vectors must be part of their callers: a call would move vectors through memory.
 #define HEADRACE_INLINE inline __attribute__((always_inline))
+// A function that Python calls.
+#define HEADRACE_EXPORT __attribute__((visibility("default")))
 
 namespace headrace {
 
