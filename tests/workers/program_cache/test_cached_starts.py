@@ -20,7 +20,7 @@ from headrace.workers.errors import ModelUnsupported
 from headrace.workers.lora.adapter_files import read_adapter
 from headrace.workers.native.runner import NativeRunner
 from headrace.workers.program_cache import key as key_module
-from headrace.workers.program_cache import store
+from headrace.workers.program_cache import program_file, store
 from headrace.workers.program_cache.cached_programs import ProgramCache
 from headrace.workers.program_cache.program_file import DamagedProgram, read_program
 from headrace.workers.program_cache.weight_files import WeightFiles
@@ -137,6 +137,23 @@ def test_a_cached_program_takes_adapters(starts: Starts, tmp_path: Path) -> None
         pairs = one.matrices(adapter), other.matrices(adapter)
         assert one.slices == other.slices
         assert pairs[0] is None or all(map(torch.equal, *pairs))  # type: ignore[arg-type]
+
+
+def test_weights_in_another_form_than_the_files_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers stacks experts that files have one by one: only small ones can be kept."""
+    starts = Starts(tmp_path)
+    save_tiny(starts.model, "qwen3_moe")
+    monkeypatch.setattr(program_file, "_ALL_CONSTANTS_BYTES", 20_000)
+    starts.start()
+    assert len([line for line in starts.lines if "the program is not cached" in line]) == 1
+    assert not starts.files
+    monkeypatch.undo()
+    fresh = logits_of(starts.start())
+    assert KEPT in starts.lines
+    assert torch.equal(logits_of(starts.start()), fresh)
+    assert starts.was_cached
 
 
 def test_a_start_from_the_cache_imports_no_transformers(starts: Starts) -> None:
