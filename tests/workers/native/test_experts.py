@@ -19,6 +19,7 @@ from headrace.workers.linear.quantization import dequantize_weight, quantize_wei
 from headrace.workers.native.experts.layers import find_experts
 from headrace.workers.native.experts.routing import RoutingKind, find_routing
 from headrace.workers.native.graph import NotStatic
+from headrace.workers.native.library import KernelSet
 from headrace.workers.native.program import CompiledProgram
 from tests.workers.native.test_batch_invariance import KINDS, assert_same
 from tests.workers.native.test_native import (
@@ -29,7 +30,7 @@ from tests.workers.native.test_native import (
     run,
     tokens_of,
 )
-from tests.workers.processors import needs_bfloat16, needs_kernels
+from tests.workers.processors import needs_kernels, on_slower_sets
 from tests.workers.tiny_models import MODELS as TINY
 
 EXPERTS: dict[str, Any] = {
@@ -167,7 +168,7 @@ def test_clamped_gates_with_biases_between_each_other(tmp_path: Path) -> None:
     assert_close(logits(CompiledProgram(model, hook, 2), tokens), reference(model, tokens))
 
 
-@needs_bfloat16
+@needs_kernels
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_whatever_the_batch_the_cuts_and_the_threads(
     tmp_path: Path, kind: tuple[Dtype, Quantization | None]
@@ -176,7 +177,7 @@ def test_whatever_the_batch_the_cuts_and_the_threads(
     assert_same(tmp_path, 301, 290, kind, options, **QWEN3)
 
 
-@needs_bfloat16
+@needs_kernels
 @pytest.mark.parametrize("kind", KINDS[:2], ids=str)
 @pytest.mark.parametrize("name", ["gpt_oss", "deepseek_v3"])
 def test_sinks_and_latent_keys_in_any_batch(
@@ -202,6 +203,24 @@ def test_sinks_over_long_texts(tmp_path: Path, window: int | None) -> None:
     parts = ((0, 300), (300, 359), (359, 360))
     found = [run(program, [(tokens, start, end, blocks)]) for start, end in parts]
     assert_close(torch.cat(found), expected)
+
+
+@on_slower_sets
+@pytest.mark.parametrize("name", ["gpt_oss", "deepseek_v3"])
+def test_mixtures_on_each_set(tmp_path: Path, name: str, kernel_set: KernelSet) -> None:
+    config, kind, options = TINY[name]
+    model, hook = load(tmp_path, options, config=config, model=kind)
+    tokens = tokens_of(LENGTH)
+    assert_close(logits(CompiledProgram(model, hook, 2), tokens), reference(model, tokens))
+
+
+@on_slower_sets
+@pytest.mark.parametrize("kind", [("bfloat16", None), ("bfloat16", "q8_0")], ids=str)
+def test_in_any_batch_on_each_set(
+    tmp_path: Path, kind: tuple[Dtype, Quantization | None], kernel_set: KernelSet
+) -> None:
+    options = {**QWEN3_OPTIONS, "num_local_experts": 40, "num_experts_per_tok": 5}
+    assert_same(tmp_path, 301, 290, kind, options, **QWEN3)
 
 
 @needs_kernels
@@ -251,7 +270,7 @@ def test_rows_that_are_no_numbers_harm_no_others(tmp_path: Path) -> None:
     assert_close(found[70:], expected)
 
 
-@needs_bfloat16
+@needs_kernels
 @pytest.mark.parametrize(("quantization", "limit"), [("q8_0", 0.1), ("q4_0", 0.5)])
 @pytest.mark.parametrize("chosen", [1, 3])
 def test_experts_in_blocks(
@@ -269,7 +288,7 @@ def test_experts_in_blocks(
     assert compiled.weight_bytes < 0.8 * sum(2 * weight.numel() for weight in model.parameters())
 
 
-@needs_bfloat16
+@needs_kernels
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("quantization", ["int8", "int8_dynamic"])
 def test_experts_of_8_bits(tmp_path: Path, quantization: Quantization, dtype: Dtype) -> None:
