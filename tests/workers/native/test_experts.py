@@ -14,12 +14,11 @@ from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts, GptOssTo
 from transformers.models.minimax_m2.modeling_minimax_m2 import MiniMaxM2TopKRouter
 from transformers.models.phimoe.modeling_phimoe import PhimoeTopKRouter
 
-from headrace.protocol.config import Dtype, Quantization
+from headrace.protocol.config import Dtype, KernelSet, Quantization
 from headrace.workers.linear.quantization import dequantize_weight, quantize_weight
 from headrace.workers.native.experts.layers import find_experts
 from headrace.workers.native.experts.routing import RoutingKind, find_routing
 from headrace.workers.native.graph import NotStatic
-from headrace.workers.native.library import KernelSet
 from headrace.workers.native.program import CompiledProgram
 from tests.workers.native.test_batch_invariance import KINDS, assert_same
 from tests.workers.native.test_native import (
