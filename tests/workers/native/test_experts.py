@@ -156,6 +156,14 @@ def test_other_experts_are_not_guessed(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @needs_kernels
+def test_more_experts_than_the_kernels_know_are_refused(tmp_path: Path) -> None:
+    options = {**QWEN3_OPTIONS, "num_local_experts": 1025, "moe_intermediate_size": 4}
+    model, hook = load(tmp_path, {**options, "hidden_size": 4, "num_hidden_layers": 1}, **QWEN3)
+    with pytest.raises(NotStatic, match="more than 1024 experts"):
+        CompiledProgram(model, hook, 1)
+
+
+@needs_kernels
 def test_clamped_gates_with_biases_between_each_other(tmp_path: Path) -> None:
     model, hook = load(tmp_path, {**QWEN3_OPTIONS, "initializer_range": 0.8}, **QWEN3)
     config = SimpleNamespace(**EXPERTS, hidden_size=32, intermediate_size=24, swiglu_alpha=1.702,
