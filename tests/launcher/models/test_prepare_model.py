@@ -326,6 +326,7 @@ class TestGGUF:
 
         monkeypatch.setattr(subject, "_run_prepare", counted)
         assert prepare(str(file)).model_path == first.model_path
+        assert prepare(str(first.model_path)).model_path == first.model_path
         assert runs == []
         shutil.copy(file, file.with_name("copy"))
         file.with_name("copy").rename(file)
