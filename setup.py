@@ -38,17 +38,16 @@ def kernels(name: str, flags: list[str]) -> Extension:
     )
 
 
+decoder = Extension(
+    "headrace.workers.quantized.decoder",
+    sources=[f"workers/quantized/src/{name}.cpp" for name in ("decode", "pack")],
+    depends=["workers/quantized/src/blocks.h"],
+    # Products and sums must be rounded one by one: see the source.
+    extra_compile_args=["-std=c++17", "-O3", "-ffp-contract=off"],
+    optional=True,
+)
 sets = {**BY_MACHINE.get(platform.machine(), {}), "portable": []}
 setup(
-    ext_modules=[
-        *(kernels(name, flags) for name, flags in sets.items()),
-        Extension(
-            "headrace.workers.quantized.decoder",
-            sources=["workers/quantized/src/decode.cpp"],
-            # Products and sums must be rounded one by one: see the source.
-            extra_compile_args=["-std=c++17", "-O3", "-ffp-contract=off"],
-            optional=True,
-        ),
-    ],
+    ext_modules=[*(kernels(name, flags) for name, flags in sets.items()), decoder],
     options={"build_ext": {"parallel": os.cpu_count()}},
 )

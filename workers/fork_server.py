@@ -25,6 +25,7 @@ from headrace.protocol.common.process import become_child
 from headrace.protocol.common.process_registry import FORK_SERVER
 from headrace.protocol.config import PoolConfig
 from headrace.protocol.to_fork_server import GO, MAX_BYTES, READY, ForkWorker
+from headrace.workers.deferred_torch import defer_torch_modules
 from headrace.workers.errors import ModelUnsupported
 from headrace.workers.process.command_line import show_command_line
 
@@ -44,12 +45,14 @@ def main() -> None:
     pool = PoolConfig.load(args.run_dir)
     become_child(FORK_SERVER, args.parent_pid, pool)
     orders = socket.socket(fileno=args.orders_fd)
+    gc.disable()  # collections take a seventh of the time of imports, which leave no garbage
     run_worker = _import_all(pool)
     threads = len(os.listdir("/proc/self/task"))
     if threads > 1:
         log.error("cannot fork: importing has started %d threads", threads - 1)
         sys.exit(1)
     gc.collect()
+    gc.enable()
     gc.freeze()  # a collection would copy the pages of all these objects in each worker
     orders.send(READY)
     run_worker(_serve_orders(orders))
@@ -58,6 +61,7 @@ def main() -> None:
 def _import_all(pool: PoolConfig) -> Callable[[list[str]], None]:
     """Import what workers need; return their main function. Imported late: it takes seconds, and
     this process must die with its parent from the start."""
+    defer_torch_modules()
     from headrace.workers.main import main
     from headrace.workers.program_cache import load_cached  # noqa: F401
     from headrace.workers.program_cache.cached_programs import ProgramCache

@@ -13,6 +13,7 @@ from headrace.protocol.logs.set_up import adopt_library_loggers
 from headrace.workers.attention.hook import AttentionHook, vocab_rows
 from headrace.workers.errors import ModelUnsupported
 from headrace.workers.linear.linears import prepare_linears
+from headrace.workers.linear.rounded_weights import weights_rounded
 from headrace.workers.load_options import choose_length, threads_of
 from headrace.workers.lora.slots import AdapterSlots
 from headrace.workers.memory import free_memory
@@ -165,7 +166,8 @@ def _self_check_error(
     )
     is_rounded = compiled.formats != {WeightFormat.FLOAT}
     try:
-        check_model(model, make_runner, max_model_len, config.block_size, is_rounded)
+        with weights_rounded(model, config.quantization):
+            check_model(model, make_runner, max_model_len, config.block_size, is_rounded)
     except ModelUnsupported as error:
         return error.reason
     return ""

@@ -114,7 +114,7 @@ class SharedServer(asyncio.AbstractServer):
         self._make_protocol, self._counts = make_protocol, counts
         self._admission, self._certificate = admission, certificate
         self._handshake_timeout_s = handshake_timeout_s
-        self._handshakes: set[asyncio.Task[None]] = set()
+        self._entering: set[asyncio.Task[None]] = set()
         self._log = LimitedLog(log)
         self._tasks = {spawn_critical(self._accept_all()), spawn_critical(self._live())}
 
@@ -168,13 +168,13 @@ class SharedServer(asyncio.AbstractServer):
                 return
             forget = admitted
         place = _Place(self._counts, forget)
-        if self._certificate is None:
-            await self._serve(connection, place)
-            return
-        # A client may take its time for the handshake: others must not wait for it.
+        # A task of its own: what has been accepted is served, even if this one ends just now.
         task = self._loop.create_task(self._serve(connection, place))
-        self._handshakes.add(task)
-        task.add_done_callback(self._handshakes.discard)
+        self._entering.add(task)
+        task.add_done_callback(self._entering.discard)
+        if self._certificate is None:
+            await asyncio.shield(task)
+        # A client may take its time for the handshake: others must not wait for it.
 
     async def _serve(self, connection: socket.socket, place: "_Place") -> None:
         protocol: Any = self._make_protocol()

@@ -1,7 +1,7 @@
 """The interface of paged attention: what a backend implements, and how a step is described."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -28,11 +28,14 @@ class AttentionOptions:
     scaling: factor of the scores.
     window: a token attends to itself and the window - 1 tokens before it; None: to all before it.
     softcap: scores become softcap * tanh(score / softcap); None: they are not capped.
+    sinks: a score for each query head [heads], of a token without a value, which takes its share of
+        the weights (Xiao et al., 2023); None: there is none.
     """
 
     scaling: float
     window: int | None = None
     softcap: float | None = None
+    sinks: torch.Tensor | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

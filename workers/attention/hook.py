@@ -77,13 +77,14 @@ class AttentionHook:
         scaling: float | None = None,
         sliding_window: int | None = None,
         softcap: float | None = None,
+        s_aux: torch.Tensor | None = None,
         **others: Any,
     ) -> tuple[torch.Tensor, None]:
         """Attend: query [1, heads, rows, dim], key and value [1, kv_heads, rows, dim] →
         [1, rows, heads, dim]."""
         if scaling is None:
             scaling = query.shape[-1] ** -0.5
-        options = AttentionOptions(scaling, sliding_window, softcap)
+        options = AttentionOptions(scaling, sliding_window, softcap, s_aux)
         if self.backend is None:
             _check_call(module, query, key, attention_mask, others)
             return self._probe_layer(module, query, key, value, options), None

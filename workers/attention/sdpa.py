@@ -107,6 +107,7 @@ class SdpaBackend:
             gather.mask,
             False,
             options,
+            _sinks_of_heads(options, kv_heads)[:, :, None],
         )
         return output.reshape(count, heads, -1)
 
@@ -200,6 +201,7 @@ def _attend_chunk(
         mask,
         mask is None,
         options,
+        _sinks_of_heads(options, kv_heads).t()[:, :, None, None],
     )
     return output.permute(2, 1, 0, 3).reshape(rows, heads, -1)
 
@@ -211,9 +213,13 @@ def _attention(
     mask: torch.Tensor | None,
     is_causal: bool,
     options: AttentionOptions,
+    sinks: torch.Tensor,
 ) -> torch.Tensor:
-    """Attend: query [batch, heads, queries, dim], key, value [batch, heads, keys, dim]."""
-    if options.softcap is None:
+    """Attend: query [batch, heads, queries, dim], key, value [batch, heads, keys, dim].
+
+    sinks: shaped to be added to the scores' dimensions.
+    """
+    if options.softcap is None and options.sinks is None:
         return scaled_dot_product_attention(
             query, key, value, attn_mask=mask, is_causal=is_causal, scale=options.scaling
         )
@@ -228,19 +234,35 @@ def _attention(
     parts = []
     for start in range(0, query.shape[2], step):
         rows = query[:, :, start : start + step].to(dtype)
-        weights = _capped_weights(rows, keys, _rows(mask, start, step), options.softcap)
+        weights = _weights(rows, keys, _rows(mask, start, step), options, sinks)
         parts.append(torch.matmul(weights, values).to(query.dtype))
     return torch.cat(parts, dim=2)
 
 
-def _capped_weights(
-    query: torch.Tensor, keys: torch.Tensor, mask: torch.Tensor | None, softcap: float
+def _weights(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    mask: torch.Tensor | None,
+    options: AttentionOptions,
+    sinks: torch.Tensor,
 ) -> torch.Tensor:
-    """Compute weights of soft-capped scores (as in Gemma 2): [batch, heads, queries, keys]."""
-    scores = torch.tanh(torch.matmul(query, keys) / softcap) * softcap
+    """Compute weights of soft-capped scores (as in Gemma 2), or of scores beside a sink (as in
+    gpt-oss): [batch, heads, queries, keys]."""
+    scores = torch.matmul(query, keys)
+    if options.softcap is not None:
+        scores = torch.tanh(scores / options.softcap) * options.softcap
     if mask is not None:
         scores = scores + mask
-    return torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    if options.sinks is not None:
+        scores = torch.cat([scores, sinks.to(scores.dtype).expand(*scores.shape[:3], 1)], dim=-1)
+    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    return weights if options.sinks is None else weights[..., :-1]
+
+
+def _sinks_of_heads(options: AttentionOptions, kv_heads: int) -> torch.Tensor:
+    """Return the sinks [kv_heads, query heads of each]; zeros where there are none."""
+    sinks = options.sinks
+    return torch.zeros((1, 1)) if sinks is None else sinks.view(kv_heads, -1)
 
 
 def _rows(mask: torch.Tensor | None, start: int, count: int) -> torch.Tensor | None:

@@ -17,8 +17,8 @@ from headrace.workers.attention.hook import attention_of, vocab_rows
 from headrace.workers.errors import ModelUnsupported
 from headrace.workers.linear.fusion import FusedProduct, find_groups, strided_outputs, watch
 from headrace.workers.linear.products import Product, make_product
+from headrace.workers.linear.rounded_weights import head_quantization
 from headrace.workers.linear.row_counts import round_other_products
-from headrace.workers.quantized.formats import BLOCK_FORMATS
 from headrace.workers.torch_runner.loading import model_length
 
 _PROBE_TOKENS = 16
@@ -144,7 +144,7 @@ def _replace(
     while groups:
         group = groups.pop()
         is_head = model.get_output_embeddings() in group  # type: ignore[no-untyped-call]
-        kind = _head_quantization(quantization) if is_head else quantization
+        kind = head_quantization(quantization) if is_head else quantization
         try:
             product = make_product(*_concatenated(group), kind)
         except ValueError as error:
@@ -164,13 +164,6 @@ def _replace(
             f"{num_replaced} linear layers {quantization or 'packed'}: "
             f"{old_bytes >> 20} of {total >> 20} MiB of weights, now {new_bytes >> 20}"
         )
-
-
-def _head_quantization(quantization: str | None) -> str | None:
-    """Return how the head is quantized, whose rounding goes straight into the logits."""
-    if quantization is None:
-        return None
-    return "q8_0" if quantization in BLOCK_FORMATS else "int8"
 
 
 def _parents(model: nn.Module) -> dict[nn.Module, list[tuple[nn.Module, str]]]:

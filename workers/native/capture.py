@@ -3,8 +3,9 @@
 The pass is run on a few tokens under a dispatch mode that sees every tensor operation. Linear
 layers, norms and the rotary module are recorded as whole modules. Views are not recorded: a
 tensor's storage, offset and strides tell which part of which value it is. A pass whose operations
-depend on the tokens themselves (a mixture of experts) uses operations that are not known here, and
-is rejected; a branch on the number of tokens is found by capturing twice.
+depend on the tokens themselves uses operations that are not known here, and is rejected, but for
+experts and their routers, which are recorded as whole modules, too; a branch on the number of
+tokens is found by capturing twice.
 """
 
 import inspect
@@ -17,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from headrace.workers.attention.backend import AttentionBatch, AttentionOptions
 from headrace.workers.native.activations import find_activation
+from headrace.workers.native.experts.layers import ExpertLayers
 from headrace.workers.native.graph import (
     Graph,
     Node,
@@ -46,9 +48,10 @@ def capture(model: "PreTrainedModel", hook: "AttentionHook") -> Graph:
     Raises NotStatic if it is not one program for any number of tokens.
     """
     graphs: list[Graph] = []
+    layers = ExpertLayers(model)
     for rows, num_logit_rows in _SHAPES:
         try:
-            graphs.append(_Recorder(model, hook, rows, num_logit_rows).record())
+            graphs.append(_Recorder(model, hook, layers, rows, num_logit_rows).record())
         except _Ambiguous:
             continue
         if len(graphs) == 2:
@@ -66,11 +69,17 @@ class _Ambiguous(Exception):
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(
-        self, model: "PreTrainedModel", hook: "AttentionHook", rows: int, num_logit_rows: int
+        self,
+        model: "PreTrainedModel",
+        hook: "AttentionHook",
+        expert_layers: ExpertLayers,
+        rows: int,
+        num_logit_rows: int,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._model = model
         self._hook = hook
+        self._expert_layers = expert_layers
         self._rows = rows
         self._num_logit_rows = num_logit_rows
         self._nodes: list[Node] = []
@@ -122,6 +131,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             "layer": layer, "heads": heads, "kv_heads": kv_heads, "key_dim": key_dim,
             "value_dim": value_dim, "scaling": float(options.scaling),
             "window": options.window or 0, "softcap": float(options.softcap or 0.0),
+            "sinks": options.sinks,
         }  # fmt: skip
         with self._paused():
             output = query.new_zeros((rows, heads, value_dim))
@@ -141,6 +151,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             yield
 
     def _replacement(self, module: torch.nn.Module) -> Callable[..., Any] | None:
+        if self._expert_layers.is_router(module):
+            return lambda *args, **kwargs: self._route(module, [*args, *kwargs.values()])
+        if self._expert_layers.has_experts(module):
+            return lambda *args, **kwargs: self._experts(module, [*args, *kwargs.values()])
         if type(module) is torch.nn.Linear:
             return self._for_single_tensor(self._linear, module)
         norm = find_norm(module)
@@ -184,6 +198,38 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._add("activation", (source,), output, {"function": function})
         return output
 
+    def _route(self, module: torch.nn.Module, values: list[torch.Tensor]) -> Any:
+        """Record a router, called with rows and vectors."""
+        x, *given = values
+        routing = self._expert_layers.routing(module)
+        rows, kind = x.numel() // x.shape[-1], routing.kind
+        with self._paused():
+            logits = x.new_zeros((rows, len(routing.weight)), dtype=torch.float32)
+            weights = logits.new_zeros((rows, kind.count))
+            chosen = logits.new_zeros((rows, kind.count), dtype=torch.long)
+        bias, choice_bias = (routing.vector(use, given) for use in ("bias", "choice"))
+        linear = {"weight": routing.weight, "bias": bias, "transposed": False, "exact": True}
+        self._add("linear", (self._view(x),), logits, linear)
+        route = {"kind": kind, "choice_bias": choice_bias, "experts": len(routing.weight)}
+        self._add("route", (self._view(logits),), weights, route)
+        self._add("chosen", (self._view(weights),), chosen, {})
+        return logits, weights, chosen
+
+    def _experts(self, module: torch.nn.Module, values: list[torch.Tensor]) -> torch.Tensor:
+        """Record experts, called with rows, chosen experts and weights."""
+        x, *others = values
+        experts = self._expert_layers.experts(module)
+        views = [self._view(value) for value in others]
+        views.sort(key=lambda view: view.node.kind == "chosen")
+        if len(views) != 2 or views[1].node.kind != "chosen":
+            raise NotStatic(
+                f"it calls {type(module).__name__} with more than rows and their routes"
+            )
+        with self._paused():
+            output = x.new_zeros(x.shape)
+        self._add("experts", (self._view(x), *views), output, {"experts": experts})
+        return output
+
     def _table(self, module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
         with self._paused():
             outputs = type(module).forward(module, *args, **kwargs)
@@ -207,12 +253,17 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _record(self, func: Any, args: Any, kwargs: Any, output: torch.Tensor) -> None:
         if not self._any_traced((*args, *kwargs.values())):
             return  # does not depend on any token
+        name = func.overloadpacket.__name__
+        if name == "new_empty":
+            return  # without values
+        if name == "copy_":
+            check_arguments(func, args, kwargs)
+            return self._record_part(*args[:2])
         if func._schema.is_mutable:
             raise NotStatic(f"it modifies values in place: {func}")
         if output.untyped_storage().data_ptr() in self._values:
             return  # a view
         check_arguments(func, args, kwargs)
-        name = func.overloadpacket.__name__
         if name in _ACTIVATIONS:
             kind = name
             if name == "gelu" and kwargs.get("approximate", "none") == "tanh":
@@ -278,6 +329,29 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not (self._is_traced(args[0]) and self._is_traced(args[1])):
             raise NotStatic("it adds a constant")
         self._add("add", (self._view(args[0]), self._view(args[1])), output, {})
+
+    def _record_sub(self, args: Any, output: torch.Tensor) -> None:
+        if not (self._is_traced(args[0]) and self._is_traced(args[1])):
+            raise NotStatic("it subtracts a constant")
+        self._add("sub", (self._view(args[0]), self._view(args[1])), output, {})
+
+    def _record_part(self, target: torch.Tensor, source: torch.Tensor) -> None:
+        """Record a copy to a part of new memory, whose value has one node for all its parts."""
+        start = target.untyped_storage().data_ptr()
+        if start not in self._values:
+            rows, inner = self._row_layout(target)
+            width = target.untyped_storage().nbytes() // target.element_size() // rows
+            node = Node("assemble", (), width, rows == self._num_logit_rows, {"targets": ()})
+            self._values[start] = (node, target, rows, inner)
+            self._nodes.append(node)
+        part = self._view(target)
+        node = part.node
+        if node.kind != "assemble" or any(node in (v.node for v in n.inputs) for n in self._nodes):
+            raise NotStatic("it modifies values in place by copies")
+        self._nodes.remove(node)
+        self._nodes.append(node)  # after what it reads
+        node.inputs = (*node.inputs, self._view(source))
+        node.data["targets"] = (*node.data["targets"], (part.offset, part.dims))
 
     def _add_scale(
         self, x: Any, factor: Any, output: torch.Tensor, change: Callable[[float], float]

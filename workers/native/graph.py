@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 NodeKind = Literal[
     "embedding", "linear", "norm", "activation", "attend", "table", "copy", "gather", "scale",
-    "cat", "mul", "add", "rotate", "gated",
+    "cat", "mul", "add", "rotate", "gated", "route", "chosen", "experts",
+    "sub", "assemble",
 ]  # fmt: skip
 
 

@@ -19,7 +19,8 @@ from headrace.protocol.config import CpuKernels, KernelSet
 # In the order of the enumeration in src/program.h.
 Operation = Literal[
     "embed", "norm", "linear", "convert", "rotate", "write", "attend", "finish_attend", "combine",
-    "gather", "round", "shrink", "round_blocks",
+    "gather", "round", "shrink", "round_blocks", "route", "sort_pairs", "copy_rows", "experts_up",
+    "experts_down", "copy_heads", "round_pairs",
 ]  # fmt: skip
 
 
@@ -57,7 +58,7 @@ class CInstruction(ctypes.Structure):
 
 
 class CBuffer(ctypes.Structure):
-    _fields_ = (("width", ctypes.c_int32), ("kind", ctypes.c_int32))
+    _fields_ = (("width", ctypes.c_int32), ("kind", ctypes.c_int32), ("copies", ctypes.c_int32))
 
 
 class CAdapter(ctypes.Structure):

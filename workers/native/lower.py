@@ -5,75 +5,23 @@ products read it. Buffers whose values are no longer needed are reused.
 """
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import Any
 
 from headrace.protocol.config import Quantization
 from headrace.workers.native.graph import Graph, Node, NotStatic, RowView
+from headrace.workers.native.instructions import (
+    Buffer,
+    BufferKind,
+    Lowered,
+    Op,
+    Operand,
+    share_buffers,
+)
 from headrace.workers.native.library import Operation
 from headrace.workers.native.weight_format import WeightFormat, format_of
 from headrace.workers.quantized.formats import BLOCK
 
-
-class BufferKind(IntEnum):
-    """The number type of a buffer: float32, the type of the products, 8-bit integers, or rows that
-    are rounded in blocks (see src/rounded_rows.h), whose width is a number of blocks."""
-
-    FLOAT32 = 0
-    PRODUCT = 1
-    INT8 = 2
-    ROUNDED = 3
-
-
 _ROUNDED_KINDS = (BufferKind.INT8, BufferKind.ROUNDED)
-
-
-@dataclass(eq=False, slots=True)
-class Buffer:
-    """Rows of `width` numbers. number: its index in the program; -1: not assigned yet."""
-
-    width: int
-    kind: BufferKind = BufferKind.FLOAT32
-    number: int = -1
-
-
-@dataclass(frozen=True, slots=True)
-class Operand:
-    """The position of a value in a buffer's rows. buffer: None for the step's output."""
-
-    buffer: Buffer | None
-    offset: int = 0
-
-
-@dataclass(slots=True)
-class Op:
-    """One instruction; see `Instruction` in src/program.h. data: weights, still to be packed."""
-
-    kind: Operation
-    inputs: tuple[Operand, ...]
-    out: Operand
-    logit_rows_only: bool = False
-    packed: bool = False
-    sizes: dict[int, int] = field(default_factory=dict)
-    numbers: tuple[float, ...] = ()
-    data: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Lowered:
-    """A lowered graph.
-
-    buffers: those that exist at the same time.
-    tables: (call, index of its output) and width of each table that a step must provide.
-    adapted: the products that adapters may change, in the order of their indices.
-    """
-
-    ops: tuple[Op, ...]
-    buffers: tuple[Buffer, ...]
-    tables: tuple[tuple[tuple[int, int], int], ...]
-    num_layers: int
-    adapted: tuple[Op, ...] = ()
 
 
 def lower(
@@ -95,7 +43,7 @@ def lower(
         lowering.emit(node)
     return Lowered(
         tuple(lowering.ops),
-        tuple(_share_buffers(lowering.ops)),
+        tuple(share_buffers(lowering.ops)),
         tuple(lowering.tables.items()),
         lowering.num_layers,
         tuple(lowering.adapted),
@@ -142,7 +90,7 @@ class _Lowering:
         return (
             bool(users)
             and len(reads) == len(users)
-            and all(user.kind in ("linear", "gated") for user in users)
+            and all(user.kind in ("linear", "gated", "experts") for user in users)
             and not any(format.rounds_rows for user in users for format in self._formats(user))
             and all(view.is_whole for view in reads)
             and node.width % self._per_word == 0
@@ -169,6 +117,8 @@ class _Lowering:
 
     def _format_for(self, node: Node) -> WeightFormat:
         """Return the format of a linear's weight."""
+        if node.data.get("exact"):
+            return WeightFormat.FLOAT
         return self._format_of(node.data["weight"], node)
 
     def _format_of(self, weight: Any, node: Node) -> WeightFormat:
@@ -178,6 +128,8 @@ class _Lowering:
 
     def _formats(self, node: Node) -> set[WeightFormat]:
         """Return the formats of a product's weights."""
+        if node.kind == "experts":
+            return {format_of(node.data["experts"].gate, self._quantization)}
         return {self._format_of(part["weight"], node) for part in parts_of(node.data)}
 
     def _product_input(self, node: Node, weight_format: WeightFormat) -> tuple[Operand, ...]:
@@ -187,35 +139,40 @@ class _Lowering:
         operand = self._operands[view.node]
         if operand.buffer is not None and operand.buffer.kind == BufferKind.PRODUCT:
             return (operand,)
-        convert = self._convert
-        if weight_format == WeightFormat.INT8_DYNAMIC:
-            convert = self._round
-        elif weight_format.is_blocks:
-            convert = self._round_blocks
+        convert = self._conversion(weight_format)
         key = (view.node, view.offset, convert.__name__)
         converted = self._converted.get(key)
         if converted is None:
-            converted = self._converted[key] = convert(view)
+            converted = convert(view.node, self._operand(view), view.width)
+            self._converted[key] = converted
         return converted
 
-    def _convert(self, view: RowView) -> tuple[Operand, ...]:
-        padding = -view.width % self._per_word
-        out = Operand(Buffer(view.width + padding, BufferKind.PRODUCT))
-        sizes = {0: view.width, 1: padding}
-        self._op("convert", view.node, (self._operand(view),), out, sizes=sizes)
+    def _conversion(
+        self, weight_format: WeightFormat
+    ) -> Callable[[Node, Operand, int], tuple[Operand, ...]]:
+        """Return what converts a node's float32 rows for products with weights of this format."""
+        if weight_format == WeightFormat.INT8_DYNAMIC:
+            return self._rounded
+        return self._rounded_blocks if weight_format.is_blocks else self._packed
+
+    def _packed(self, node: Node, source: Operand, width: int) -> tuple[Operand, ...]:
+        """Convert rows to the type of the products."""
+        padding, copies = -width % self._per_word, _copies(source)
+        out = Operand(Buffer(width + padding, BufferKind.PRODUCT, copies))
+        self._op("convert", node, (source,), out, sizes={0: width, 1: padding})
         return (out,)
 
-    def _round(self, view: RowView) -> tuple[Operand, ...]:
-        padding = -view.width % 4
-        out, scales = Operand(Buffer(view.width + padding, BufferKind.INT8)), Operand(Buffer(1))
-        sizes = {0: view.width, 1: padding}
-        self._op("round", view.node, (self._operand(view), scales), out, sizes=sizes)
+    def _rounded(self, node: Node, source: Operand, width: int) -> tuple[Operand, ...]:
+        """Round rows to 8 bits; return also their scales."""
+        padding, copies = -width % 4, _copies(source)
+        out = Operand(Buffer(width + padding, BufferKind.INT8, copies))
+        scales = Operand(Buffer(1, BufferKind.FLOAT32, copies))
+        self._op("round", node, (source, scales), out, sizes={0: width, 1: padding})
         return out, scales
 
-    def _round_blocks(self, view: RowView) -> tuple[Operand, ...]:
-        out = Operand(Buffer(-(-view.width // BLOCK), BufferKind.ROUNDED))
-        sizes = {0: view.width}
-        self._op("round_blocks", view.node, (self._operand(view),), out, sizes=sizes)
+    def _rounded_blocks(self, node: Node, source: Operand, width: int) -> tuple[Operand, ...]:
+        out = Operand(Buffer(-(-width // BLOCK), BufferKind.ROUNDED))
+        self._op("round_blocks", node, (source,), out, sizes={0: width})
         return (out,)
 
     def _op(
@@ -308,10 +265,7 @@ class _Lowering:
         self, node: Node, weight_format: WeightFormat, source: tuple[Operand, ...], out: Operand,
         mode: int, data: dict[str, Any], factor: float = 1.0,
     ) -> None:  # fmt: skip
-        per_word = 4 if weight_format == WeightFormat.INT8_DYNAMIC else self._per_word
-        if weight_format.is_blocks:
-            per_word = BLOCK
-        words = -(-node.inputs[0].width // per_word)
+        words = self._words(weight_format, node.inputs[0].width)
         is_adapted = all(id(part["weight"]) in self._adaptable for part in parts_of(data))
         if is_adapted:
             self._shrink(node, source[0])
@@ -328,17 +282,99 @@ class _Lowering:
         sizes = {0: node.inputs[0].width, 5: len(self.adapted)}
         self._op("shrink", node, (operand,), operand, sizes=sizes)
 
+    def _route(self, node: Node) -> None:
+        """Compute a row's weights, and behind them the numbers of its experts."""
+        kind = node.data["kind"]
+        out = Operand(Buffer(2 * kind.count))
+        self._operands[node] = out
+        sizes = {0: node.data["experts"], 1: kind.count, 2: int(kind.sigmoid)}
+        sizes |= {3: int(kind.normalized), 4: kind.groups, 5: kind.kept_groups}
+        sizes[6] = int(kind.two_best)
+        data = {"choice_bias": node.data["choice_bias"]}
+        inputs = (self._operand(node.inputs[0]),)
+        self._op("route", node, inputs, out, sizes=sizes, numbers=(kind.factor,), data=data)
+
+    def _chosen(self, node: Node) -> None:
+        weights = self._operand(node.inputs[0])
+        self._operands[node] = Operand(weights.buffer, weights.offset + node.width)
+
+    def _experts(self, node: Node) -> None:
+        """Sort a step's pairs of a row and an expert by experts, and multiply the pairs' rows."""
+        experts, copies = node.data["experts"], node.inputs[1].width
+        (weight_format,), view = self._formats(node), node.inputs[0]
+        routes = tuple(self._operand(view) for view in node.inputs[1:])
+        sizes = {0: len(experts.gate), 1: copies}
+        self._op("sort_pairs", node, routes, routes[0], sizes=sizes)
+        if weight_format.is_blocks:
+            rows = self._rounded_pairs(
+                node, self._operand(view), view.width, copies, of_pairs=False
+            )
+        else:
+            source = self._product_input(node, weight_format)
+            rows = tuple(self._copied(node, operand, copies) for operand in source)
+        inner = self._experts_gated(node, weight_format, rows, copies)
+        out = self._allocate(node)
+        data = {"parts": [(experts.down, experts.down_bias)], "function": None}
+        sizes = {1: self._words(weight_format, experts.down.shape[2]), 4: weight_format, 5: -1}
+        self._op("experts_down", node, inner, out, sizes=sizes, data=data)
+
+    def _experts_gated(
+        self, node: Node, weight_format: WeightFormat, rows: tuple[Operand, ...], copies: int
+    ) -> tuple[Operand, ...]:
+        """Multiply rows with gates and partners; return the products as input of the next ones."""
+        experts = node.data["experts"]
+        gate, (width, inputs) = experts.kind, experts.gate.shape[1:]
+        packs = not weight_format.rounds_rows and width % self._per_word == 0
+        kind = BufferKind.PRODUCT if packs else BufferKind.FLOAT32
+        out = Operand(Buffer(width, kind, copies))
+        parts = [(experts.gate, experts.gate_bias), (experts.partner, experts.partner_bias)]
+        data = {"parts": parts, "function": gate.function}
+        sizes = {1: self._words(weight_format, inputs), 2: 2, 4: weight_format, 5: -1}
+        sizes[7] = int(gate.limit > 0)
+        numbers = (gate.alpha, gate.limit)
+        self._op("experts_up", node, rows, out, sizes=sizes, numbers=numbers, data=data)
+        if packs:
+            return (out,)
+        if weight_format.is_blocks:
+            return self._rounded_pairs(node, out, width, copies, of_pairs=True)
+        return self._conversion(weight_format)(node, out, width)
+
+    def _copied(self, node: Node, rows: Operand, copies: int) -> Operand:
+        """Copy each row once for each of its experts, in the order of the experts."""
+        assert rows.buffer is not None
+        out = Operand(Buffer(rows.buffer.width, rows.buffer.kind, copies))
+        self._op("copy_rows", node, (rows,), out)
+        return out
+
+    def _rounded_pairs(
+        self, node: Node, rows: Operand, width: int, copies: int, *, of_pairs: bool
+    ) -> tuple[Operand, ...]:
+        """Round the rows of pairs in blocks, those of each expert together.
+
+        of_pairs: whether there is a row for each pair already, or only for each row of the step.
+        """
+        out = Operand(Buffer(-(-width // BLOCK), BufferKind.ROUNDED, copies))
+        self._op("round_pairs", node, (rows,), out, sizes={0: width, 1: int(of_pairs)})
+        return (out,)
+
+    def _words(self, weight_format: WeightFormat, inputs: int) -> int:
+        """Return the words, or blocks, of an output's weights."""
+        per_word = 4 if weight_format == WeightFormat.INT8_DYNAMIC else self._per_word
+        return -(-inputs // (BLOCK if weight_format.is_blocks else per_word))
+
     def _rotate(self, node: Node) -> None:
         x, cos, sin = node.inputs
         for user in self._users[x.node]:
             if user.kind == "rotate" and user is not node and user.inputs[0].overlaps(x):
                 raise NotStatic("it rotates the same numbers twice")
         tables = [(view.node.data["call"], view.node.data["output"]) for view in (cos, sin)]
-        if any(not view.is_whole for view in (cos, sin)) or cos.width != sin.width:
+        pairs = node.data.get("pairs", 0)
+        whole = all(view.is_whole or (pairs and view.offset == 0) for view in (cos, sin))
+        if not whole or cos.width != sin.width or cos.node.width != sin.node.width:
             raise NotStatic("rotary embedding with a part of a table")
         indices = [list(self.tables).index(table) for table in tables]
         sizes = {0: node.data["heads"], 1: node.data["dim"], 2: node.data["rotated"]}
-        sizes |= {3: indices[0], 4: indices[1], 5: cos.width}
+        sizes |= {3: indices[0], 4: indices[1], 5: cos.node.width, 6: pairs}
         operand = self._operands[x.node]
         out = Operand(operand.buffer, operand.offset + x.offset)
         self._op("rotate", node, (out,), out, sizes=sizes)
@@ -357,8 +393,9 @@ class _Lowering:
         strides = {6: key_stride, 7: value_stride}
         self._op("write", node, (key, value), key, sizes=sizes | strides, numbers=numbers)
         sizes[6] = query_stride
-        self._op("attend", node, (query,), out, sizes=sizes, numbers=numbers)
-        self._op("finish_attend", node, (query,), out, sizes=sizes, numbers=numbers)
+        for kind in ("attend", "finish_attend"):
+            data = {"sinks": node.data["sinks"]}
+            self._op(kind, node, (query,), out, sizes=sizes, numbers=numbers, data=data)
 
     def _gather(self, node: Node) -> None:
         source = self._operand(node.inputs[0])
@@ -368,16 +405,35 @@ class _Lowering:
         self, node: Node, function: str | None = None, multiply: bool = False,
         scales: tuple[float, float] = (1.0, 1.0),
     ) -> None:  # fmt: skip
-        if any(view.width != node.width for view in node.inputs):
+        views = sorted(node.inputs, key=lambda view: -view.width)
+        scales_row = multiply and views[1].width == 1 < node.width
+        if any(view.width != node.width for view in views[: 1 if scales_row else 2]):
             raise NotStatic("it combines values of different widths")
-        inputs = tuple(self._operand(view) for view in node.inputs)
+        inputs = tuple(self._operand(view) for view in views)
         out = self._allocate(node, self._packs(node))
         data = {"function": function}
-        sizes = {0: node.width, 1: int(multiply)}
+        sizes = {0: node.width, 1: int(multiply), 4: int(scales_row)}
         self._op("combine", node, inputs, out, sizes=sizes, numbers=scales, data=data)
 
     def _add(self, node: Node) -> None:
         self._combine(node)
+
+    def _sub(self, node: Node) -> None:
+        self._combine(node, scales=(1.0, -1.0))
+
+    def _assemble(self, node: Node) -> None:
+        """Copy the parts of a value from where they are, head by head."""
+        out = self._allocate(node)
+        if sum(view.width for view in node.inputs) != node.width:
+            raise NotStatic("it leaves numbers of new memory as they are")
+        for view, (offset, dims) in zip(node.inputs, node.data["targets"], strict=True):
+            source, target = (_head_dims(part) for part in (view.dims, dims))
+            if source[0] != target[0] or source[2] != target[2]:
+                raise NotStatic("it reorders numbers by a copy")
+            start = RowView(view.node, view.offset, ((source[2], 1),))
+            sizes = {0: source[0], 1: source[1], 2: target[1], 3: source[2]}
+            to = Operand(out.buffer, out.offset + offset)
+            self._op("copy_heads", node, (self._operand(start),), to, sizes=sizes)
 
     def _mul(self, node: Node) -> None:
         self._combine(node, multiply=True)
@@ -399,39 +455,27 @@ def parts_of(data: dict[str, Any]) -> list[dict[str, Any]]:
     return list(data["parts"]) if "parts" in data else [data]
 
 
+def _head_dims(dims: tuple[tuple[int, int], ...]) -> tuple[int, int, int]:
+    """Return the number of heads, the stride between them and the size of each."""
+    if len(dims) == 1 and dims[0][1] == 1:
+        return 1, 0, dims[0][0]
+    if len(dims) == 2 and dims[1][1] == 1:
+        return dims[0][0], dims[0][1], dims[1][0]
+    raise NotStatic("its heads have an unknown layout")
+
+
+def _copies(operand: Operand) -> int:
+    return 1 if operand.buffer is None else operand.buffer.copies
+
+
 def _siblings(graph: Graph, format_for: Callable[[Node], WeightFormat]) -> dict[Node, list[Node]]:
     """Group plain linears that read the same value and have weights of the same format: one product
     computes them all."""
     groups: dict[tuple[Node, int, int, bool, WeightFormat], list[Node]] = {}
     for node in graph.nodes:
-        if node.kind == "linear" and len(node.inputs) == 1 and "function" not in node.data:
+        plain = node.kind == "linear" and not {"function", "exact"} & node.data.keys()
+        if plain and len(node.inputs) == 1:
             view = node.inputs[0]
             key = (view.node, view.offset, view.width, node.logit_rows_only, format_for(node))
             groups.setdefault(key, []).append(node)
     return {node: group for group in groups.values() for node in group}
-
-
-def _share_buffers(ops: list[Op]) -> list[Buffer]:
-    """Number the buffers so that two that are never needed at once can share memory."""
-    last_use: dict[Buffer, int] = {}
-    for index, op in enumerate(ops):
-        for operand in (*op.inputs, op.out):
-            if operand.buffer is not None:
-                last_use[operand.buffer] = index
-    shapes: list[Buffer] = []
-    free: dict[tuple[int, int], list[int]] = {}
-    for index, op in enumerate(ops):
-        operands = (*op.inputs, op.out)
-        buffers = [operand.buffer for operand in operands if operand.buffer is not None]
-        for buffer in buffers:
-            if buffer.number < 0:
-                numbers = free.get((buffer.width, buffer.kind))
-                if numbers:
-                    buffer.number = numbers.pop()
-                else:
-                    buffer.number = len(shapes)
-                    shapes.append(buffer)
-        for buffer in dict.fromkeys(buffers):
-            if last_use[buffer] == index:
-                free.setdefault((buffer.width, buffer.kind), []).append(buffer.number)
-    return shapes

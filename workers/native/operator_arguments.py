@@ -22,6 +22,8 @@ _HANDLED = {
     "div": {"self", "other"},
     "mul": {"self", "other"},
     "add": {"self", "other"},
+    "sub": {"self", "other"},
+    "copy_": {"self", "src"},
     "silu": {"self"},
     "gelu": {"self", "approximate"},
     "relu": {"self"},

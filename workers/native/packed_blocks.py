@@ -10,7 +10,8 @@ import torch
 from headrace.workers.native.library import PANEL_OUTPUTS
 from headrace.workers.native.packed_weight import PackedWeight, quantized_part, weight_of
 from headrace.workers.native.stored_dtype import dtype_of
-from headrace.workers.quantized.blocks import Blocks, read_blocks
+from headrace.workers.quantized.blocks import read_blocks
+from headrace.workers.quantized.decoder_library import pack_rows
 from headrace.workers.quantized.encode import quantize
 from headrace.workers.quantized.formats import BLOCK
 from headrace.workers.quantized.panels import pack_panels, panel_bytes
@@ -43,14 +44,16 @@ class PackedBlocks(PackedWeight):
         step = max(1, _CHUNK_ELEMENTS // (PANEL_OUTPUTS * self._inputs))
         for first in range(0, self.num_panels, step):
             rows = order[first * PANEL_OUTPUTS : (first + step) * PANEL_OUTPUTS]
-            pack_panels(self._read(rows), panels[first : first + step])
+            data, to = self._read(rows), panels[first : first + step]
+            if not pack_rows(self._name, data, to):
+                pack_panels(read_blocks(self._name, data), to)
 
     @property
     def _name(self) -> str:
         return self.weight_format.name.lower()
 
-    def _read(self, rows: npt.NDArray[np.int64]) -> Blocks:
-        """Return the blocks of some rows; those of row -1 are zeros."""
+    def _read(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Return the bytes of some rows; those of row -1 are zeros."""
         data = np.zeros((len(rows), row_bytes(self._name, self._inputs)), np.uint8)
         start = 0
         for part in self._parts:
@@ -59,7 +62,7 @@ class PackedBlocks(PackedWeight):
             if taken.any():
                 data[taken] = self._bytes_of(part, rows[taken] - start)
             start += count
-        return read_blocks(self._name, data)
+        return data
 
     def _bytes_of(self, part: dict[str, Any], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         quantized = quantized_part(part)

@@ -13,7 +13,8 @@ from headrace.workers.attention.backend import KVLayerShape
 from headrace.workers.lora.adapter_files import LinearShape
 from headrace.workers.native.capture import capture
 from headrace.workers.native.graph import TableCall
-from headrace.workers.native.lower import Lowered, lower
+from headrace.workers.native.instructions import Lowered
+from headrace.workers.native.lower import lower
 from headrace.workers.native.position_tables import PositionTables, find_rotary
 from headrace.workers.native.rewrite import rewrite
 

@@ -16,7 +16,9 @@ from headrace.protocol.config import Quantization
 from headrace.workers.attention.backend import AttentionBatch, Span
 from headrace.workers.native.activations import ACTIVATIONS
 from headrace.workers.native.adapter_slots import AdaptedLinear, LayerSlice, NativeAdapterSlots
+from headrace.workers.native.experts.packing import PackedExperts
 from headrace.workers.native.graph import NotStatic
+from headrace.workers.native.instructions import Lowered, Op, Operand
 from headrace.workers.native.library import (
     GROUP_TOKENS,
     MAX_HEAD_DIM,
@@ -27,9 +29,9 @@ from headrace.workers.native.library import (
     CStep,
     require_kernels,
 )
-from headrace.workers.native.lower import Lowered, Op, Operand, parts_of
+from headrace.workers.native.lower import parts_of
 from headrace.workers.native.packed_blocks import PackedBlocks
-from headrace.workers.native.packed_weight import PackedWeight
+from headrace.workers.native.packed_weight import ALIGNMENT, PackedWeight
 from headrace.workers.native.plan import ProgramPlan, plan_program
 from headrace.workers.native.position_tables import compute_tables
 from headrace.workers.native.stored_dtype import dtype_of
@@ -109,7 +111,7 @@ class CompiledProgram:
         self._shapes = {name: shape for name, shape in plan.shapes.items() if name in adapted_names}
         operations = [self._instruction(*pair) for pair in zip(lowered.ops, packed, strict=True)]
         self.instructions = (CInstruction * len(operations))(*operations)
-        shapes = [CBuffer(buffer.width, buffer.kind) for buffer in lowered.buffers]
+        shapes = [CBuffer(b.width, b.kind, b.copies) for b in lowered.buffers]
         self.buffers = (CBuffer * len(shapes))(*shapes)
 
     @property
@@ -129,7 +131,11 @@ class CompiledProgram:
         """Return a program with a cache of its own. Raises MemoryError if there is no memory."""
         return Program(self, num_blocks, block_size)
 
-    def _plan_weight(self, op: Op) -> PackedWeight | None:
+    def _plan_weight(self, op: Op) -> PackedWeight | PackedExperts | None:
+        if op.kind in ("experts_up", "experts_down"):
+            is_gated = op.kind == "experts_up"
+            weight_format = WeightFormat(op.sizes[4])
+            return PackedExperts(op.data["parts"], self.dtype, weight_format, is_gated)
         if op.kind != "linear":
             return None
         weight_format = WeightFormat(op.sizes[4])
@@ -144,7 +150,7 @@ class CompiledProgram:
         part = {"weight": table, "bias": None, "transposed": False}
         return PackedBlocks([part], self.dtype, format_of(table, None), is_gated=False)
 
-    def _instruction(self, op: Op, weight: PackedWeight | None) -> CInstruction:
+    def _instruction(self, op: Op, weight: PackedWeight | PackedExperts | None) -> CInstruction:
         instruction = CInstruction(
             operation=OPERATIONS.index(op.kind), logit_rows_only=op.logit_rows_only
         )
@@ -161,17 +167,25 @@ class CompiledProgram:
         function = op.data.get("function")
         activation = 0 if function is None else 1 + list(ACTIVATIONS).index(function)
         if op.kind == "embed":
+            assert not isinstance(weight, PackedExperts)
             self._embed(instruction, op.data["table"], weight)
         elif op.kind == "norm":
             self._norm(instruction, op.data)
         elif op.kind == "combine":
             instruction.sizes[2] = activation
+        elif op.kind in ("attend", "finish_attend"):
+            sinks = op.data["sinks"]
+            instruction.data[0] = self._float_address(sinks)
+        elif op.kind == "route":
+            instruction.data[0] = self._float_address(op.data["choice_bias"])
         elif weight is not None:
             instruction.sizes[0] = weight.outputs
             instruction.sizes[3] = activation
             instruction.data[0] = weight.address
             instruction.data[1] = None if weight.bias is None else weight.bias.data_ptr()
             instruction.data[2] = weight.scales_address
+            if isinstance(weight, PackedExperts):
+                instruction.sizes[6] = weight.stride // ALIGNMENT
             self._referenced.append(weight)
         return instruction
 
@@ -288,7 +302,7 @@ class Program:
 
 def _adapted_linears(
     lowered: Lowered,
-    packed: Sequence[PackedWeight | None],
+    packed: Sequence[PackedWeight | PackedExperts | None],
     names: Mapping[int, str],
     dtype: torch.dtype,
 ) -> Iterator[AdaptedLinear]:
@@ -302,16 +316,16 @@ def _adapted_linears(
             first = part.get("first", 0)
             slices.append(LayerSlice(names[id(weight)], first, part.get("count", outputs)))
         packed_weight = weights[id(op)]
-        assert packed_weight is not None
+        assert isinstance(packed_weight, PackedWeight)
         yield AdaptedLinear(tuple(slices), packed_weight, dtype)
 
 
 def _packed_by_weight(
-    ops: Sequence[Op], packed: Sequence[PackedWeight | None]
+    ops: Sequence[Op], packed: Sequence[PackedWeight | PackedExperts | None]
 ) -> Iterator[tuple[int, PackedWeight]]:
     """Yield the ids and packed forms of weights packed unchanged: a tied embedding reads those."""
     for op, weight in zip(ops, packed, strict=True):
-        if weight is None or "gate" in op.data:
+        if not isinstance(weight, PackedWeight) or "gate" in op.data:
             continue
         if weight.weight_format != WeightFormat.FLOAT and not weight.weight_format.is_blocks:
             continue

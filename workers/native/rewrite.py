@@ -3,7 +3,7 @@
 Each pass takes the list of nodes and returns a shorter one. New kinds of nodes:
 
 - rotate (x, cos, sin): rotary embedding in place, for `heads` heads of `dim` numbers, the first
-  `rotated` numbers of each.
+  `rotated` numbers of each. pairs: see headrace.workers.native.rotary_pairs.
 - gated (x): activation(x @ gate) * (x @ partner).
 - linear with `function`: an activation of its product.
 - linear with a second input: its product times `factor`, added to that input in place.
@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from headrace.workers.native.graph import Graph, Node, NodeKind, NotStatic, RowView, merge_dims
+from headrace.workers.native.rotary_pairs import fuse_rotary_pairs
 
 Nodes = list[Node]
 
@@ -25,6 +26,7 @@ def rewrite(graph: Graph) -> Graph:
     for fuse in (
         _fuse_copy,
         _fuse_rotary,
+        lambda node, state: fuse_rotary_pairs(node, state.users),
         _fuse_partial_rotary,
         _fuse_gate,
         _fuse_activation,
@@ -39,10 +41,14 @@ _ROW_BY_ROW: set[NodeKind] = {
     "linear",
     "activation",
     "add",
+    "sub",
     "mul",
     "scale",
     "copy",
     "gather",
+    "route",
+    "chosen",
+    "experts",
 }
 
 

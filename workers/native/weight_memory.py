@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from headrace.protocol.common.gguf_reference import GGUFFilesError, read_reference
+from headrace.workers.native.experts.packing import PackedExperts
 from headrace.workers.native.library import require_kernels
 from headrace.workers.native.packed_weight import ALIGNMENT, PackedWeight
 from headrace.workers.native.shared_file import SharedFile, SharedMapping
@@ -36,7 +37,10 @@ class WeightMemory:
     """
 
     def __init__(
-        self, weights: Sequence[PackedWeight], threads: int, shared: SharedWeights | None = None
+        self,
+        weights: Sequence[PackedWeight | PackedExperts],
+        threads: int,
+        shared: SharedWeights | None = None,
     ) -> None:
         self.num_bytes = sum(weight.num_bytes for weight in weights)
         self._weights, self._threads = weights, threads
@@ -117,7 +121,7 @@ def _file_stamp(file: Path) -> tuple[int, ...]:
     return (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns)
 
 
-def _key(shared: SharedWeights, weights: Sequence[PackedWeight]) -> str:
+def _key(shared: SharedWeights, weights: Sequence[PackedWeight | PackedExperts]) -> str:
     """Return a text of everything that the packed bytes depend on."""
     build = require_kernels().build
     plans = [weight.plan for weight in weights]

@@ -17,7 +17,7 @@ from safetensors.torch import load, save
 
 from headrace.workers.attention.backend import KVLayerShape
 from headrace.workers.lora.adapter_files import LinearShape
-from headrace.workers.native.lower import Buffer, BufferKind, Lowered, Op, Operand
+from headrace.workers.native.instructions import Buffer, BufferKind, Lowered, Op, Operand
 from headrace.workers.native.plan import ProgramPlan
 from headrace.workers.native.position_tables import PositionTables, RotaryTables
 from headrace.workers.native.stored_dtype import stand_for

@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 from headrace.protocol.common.gguf_reference import REFERENCE, GGUFFilesError
 from headrace.workers.quantized.gguf_file import GGUFWeights
-from headrace.workers.quantized.tensor import QuantizedTensor, quantized_of
+from headrace.workers.quantized.tensor import QuantizedTensor, attach_quantized, quantized_of
 
 _PARTS = ("model", "transformer")  # what transformers puts before the names of a model's base
 
@@ -51,7 +51,13 @@ class WeightFiles:
         if name not in weights.names:
             return None
         weight = weights.read(name, torch.float32)
-        return weight.placeholder if isinstance(weight, QuantizedTensor) else weight
+        if not isinstance(weight, QuantizedTensor):
+            return weight
+        # Its own placeholder would refer to it and be referred to: then the file would stay mapped
+        # until the garbage is collected.
+        values: torch.Tensor = torch.zeros(()).expand(weight.shape)
+        attach_quantized(values, weight)
+        return values
 
     def find(self, name: str, like: torch.Tensor) -> str | None:
         """Return the name under which the files have the numbers of a model's parameter.

@@ -94,12 +94,13 @@ def find_triton_decode() -> VarlenAttention | None:
 
 
 def supports_varlen(hook: AttentionHook, dtype: torch.dtype) -> bool:
-    """Return whether FlashAttention supports the layers: 16-bit floats, head sizes, no softcap."""
+    """Return whether FlashAttention supports the layers: 16-bit floats, head sizes, scores."""
     return dtype in (torch.float16, torch.bfloat16) and all(
         shape.key_dim == shape.value_dim
         and shape.key_dim % 8 == 0
         and shape.key_dim <= _MAX_HEAD_DIM
         and options.softcap is None
+        and options.sinks is None
         for shape, options in zip(hook.layers, hook.options, strict=True)
     )
 

@@ -8,8 +8,9 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,13 @@ LATE_S = 2.0
 class Probes:
     """Asks for /health?verbose all the time, and for completions."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, models: Sequence[str] = ("fake",)) -> None:
         self.statuses: Counter[int | str] = Counter()
         self.answers: Counter[int | str] = Counter()
         self.slowest_s = 0.0
         self.phases: list[dict[str, Any]] = []
         self._server, self._over = server, threading.Event()
+        self._models = cycle(models)
         asking = [self._watch, self._ask, self._ask]
         self._threads = [threading.Thread(target=each) for each in asking]
         for thread in self._threads:
@@ -58,6 +60,7 @@ class Probes:
     def _ask(self) -> None:
         body = {"prompt": "hello", "max_tokens": TOKENS, "ignore_eos": True}
         while not self._over.is_set():
+            body["model"] = next(self._models)
             began = time.monotonic()
             try:
                 with self._server.new_client() as client:
@@ -69,8 +72,8 @@ class Probes:
 
 
 @contextmanager
-def probes(server: Server) -> Iterator[Probes]:
-    asking = Probes(server)
+def probes(server: Server, *models: str) -> Iterator[Probes]:
+    asking = Probes(server, models or ("fake",))
     try:
         yield asking
     finally:
@@ -113,6 +116,35 @@ def test_a_single_worker_is_replaced_without_a_hole(launch: Launch) -> None:
     assert ("starting", "default-0.1", "default-0.2") in seen
     assert asking.phases[-1] == {"number": 2, "phase": "done"} or seen[-1][0] == "frontends"
     assert "cannot be reached" not in server.log
+    assert server.stop() == 0
+
+
+def test_workers_of_several_groups_are_replaced_one_at_a_time(
+    fake_model: Path, cache_dir: Path, tmp_path: Path
+) -> None:
+    """A second request during a reload is a reload after it."""
+    file = tmp_path / "config.toml"
+    group = f'[[group]]\nmodel = "{fake_model}"\nengine = "fake"\nworkers = 1\n'
+    names = ("one", "two")
+    file.write_text(
+        "".join(f'{group}name = "{each}"\nserved_model_name = "{each}"\n' for each in names)
+    )
+    server = Server(["--config", str(file)], cache_dir)
+    before = workers(server)
+    with probes(server, *names) as asking:
+        wait_for(lambda: asking.answers[200] > 4, "requests are answered")
+        server.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: "rolling restart: workers" in server.log, "a reload has begun")
+        server.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: server.log.count("rolling restart: done") == 2, "both are done", 90)
+    assert set(asking.statuses) == {200}
+    assert set(asking.answers) == {200}
+    seen = {(each.get("old"), each.get("new")) for each in asking.phases}
+    for name in names:
+        assert {(f"{name}-0.{n}", f"{name}-0.{n + 1}") for n in range(2)} <= seen
+    after = workers(server)
+    assert len(after) == len(before) == 2
+    assert not set(before) & set(after)
     assert server.stop() == 0
 
 

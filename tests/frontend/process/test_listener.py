@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -131,3 +132,40 @@ def test_stale_slots_are_not_waited_for(tmp_path: Path, monkeypatch: pytest.Monk
     assert idle.is_our_turn()
     clock[0] += 10
     assert busy.is_our_turn()
+
+
+def test_what_has_been_accepted_is_served_after_the_end(tmp_path: Path) -> None:
+    """A connection is no less the frontend's because it has stopped to accept just then."""
+    loop = SharedLoop()
+    loop.counts = ConnectionCounts(tmp_path / "counts", 0, 1)
+    is_lost = asyncio.Event()
+
+    class Greeter(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            of_tcp = cast(asyncio.Transport, transport)
+            of_tcp.write(b"x")
+            of_tcp.close()
+
+        def connection_lost(self, error: Exception | None) -> None:
+            is_lost.set()
+
+    async def serve(listener: socket.socket) -> None:
+        server: asyncio.AbstractServer
+
+        def make_protocol() -> Greeter:
+            server.close()
+            return Greeter()
+
+        server = await loop.create_server(make_protocol, sock=listener)
+        client = socket.create_connection(listener.getsockname())
+        client.settimeout(10)
+        with client:
+            assert await asyncio.to_thread(client.recv, 1) == b"x"
+        await is_lost.wait()
+        assert loop.counts.held == 0
+
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        asyncio.Runner(loop_factory=lambda: loop) as runner,
+    ):
+        runner.run(serve(listener.dup()))

@@ -11,7 +11,7 @@ HEAVY = {"openai", "sqlalchemy", "mcp", "psycopg"}
 
 
 def test_a_frontend_starts_without_it() -> None:
-    program = f"import sys, headrace.frontend.main; print({HEAVY!r} & set(sys.modules))"
+    program = f"import sys, headrace.frontend.process.serve; print({HEAVY!r} & set(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )

@@ -208,7 +208,7 @@ def test_what_changes_nothing_is_said_in_the_log(words: Sequence[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("-q awq", "-q (--quantization): must be 'int8' or 'int8_dynamic': 'awq'"),
+        ("-q awq", "-q (--quantization): must be 'int8', 'int8_dynamic', 'q8_0',"),
         ("--data_parallel_size=x", "--data-parallel-size (--workers): must be a whole number: 'x'"),
         ("--workers x", "--workers: must be a whole number: 'x'"),
         ("-tp 2", "-tp (--tensor-parallel-size): a model runs on one device"),

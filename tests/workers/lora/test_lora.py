@@ -39,7 +39,7 @@ COMPILED = ["llama", "gpt2", "qwen2", "qwen3", "phi3"]
 @pytest.fixture(
     scope="module",
     params=[*((name, "native") for name in COMPILED), *((n, "torch") for n in COMPILED),
-            ("qwen2_moe", "torch")],
+            ("qwen2_moe", "native"), ("qwen2_moe", "torch")],
     ids="-".join,
 )  # fmt: skip
 def any_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tiny:

@@ -85,7 +85,7 @@ def test_whatever_the_batch_the_cuts_and_the_threads(
 
 
 @on_slower_sets
-@pytest.mark.parametrize("kind", [KINDS[1], KINDS[2], KINDS[3]], ids=str)
+@pytest.mark.parametrize("kind", [KINDS[1], KINDS[2], KINDS[3], KINDS[5]], ids=str)
 def test_on_each_set(
     tmp_path: Path, kind: tuple[Dtype, Quantization | None], kernel_set: KernelSet
 ) -> None:

@@ -58,7 +58,11 @@ def test_the_frequencies_of_a_kind_of_layer_are_found() -> None:
 
 
 def test_frequencies_that_follow_a_steps_length_are_not_plain() -> None:
-    sizes = {"hidden_size": 64, "num_attention_heads": 2, "max_position_embeddings": LENGTH}
+    sizes: dict[str, Any] = {
+        "hidden_size": 64,
+        "num_attention_heads": 2,
+        "max_position_embeddings": LENGTH,
+    }
     config = Phi3Config(**sizes, pad_token_id=None, rope_parameters={**PLAIN, **LONG})
     module = call(Phi3RotaryEmbedding(config), torch.float32)
     assert find_rotary(module, LENGTH) is None

@@ -1,5 +1,6 @@
 """Products with weights in quantized blocks, and programs of models that have them."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,13 @@ import pytest
 import torch
 
 from headrace.protocol.config import Dtype, Quantization
-from headrace.workers.native.library import PANEL_OUTPUTS, Kernels, require_kernels
+from headrace.workers.native.library import (
+    PANEL_OUTPUTS,
+    Kernels,
+    load_library,
+    require_kernels,
+    usable_kernels,
+)
 from headrace.workers.native.program import CompiledProgram
 from headrace.workers.native.weight_format import WeightFormat
 from headrace.workers.quantized.encode import ENCODERS, quantize
@@ -27,6 +34,14 @@ from tests.workers.processors import needs_kernels
 from tests.workers.quantized.test_tensor import random_bytes
 
 OUTPUTS, ROWS = 96, 19
+
+
+def libraries() -> Iterator[Kernels]:
+    """The kernels for each instruction set that runs here."""
+    for name in usable_kernels():
+        library = load_library(name)
+        assert library is not None
+        yield library
 
 
 def packed(weight: QuantizedTensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -62,28 +77,27 @@ def rounded_rows(rows: torch.Tensor) -> torch.Tensor:
 def test_products_are_those_of_the_dequantized_weight(name: str) -> None:
     inputs = 768 if BLOCK_FORMATS[name].has_super_scales else 736  # more than a part of a panel
     weight = QuantizedTensor(name, (OUTPUTS, inputs), random_bytes(name, OUTPUTS, inputs))
-    kernels = require_kernels()
-    size = kernels.quantized_panel_bytes(WeightFormat[name.upper()] - 3, inputs // BLOCK)
-    assert size == panel_bytes(name, inputs // BLOCK)
-    assert size <= 1.06 * weight.nbytes * PANEL_OUTPUTS / OUTPUTS  # not much more than in the file
     rows = torch.randn((ROWS, inputs), generator=torch.Generator().manual_seed(1))
     rows *= torch.logspace(-3, 3, ROWS)[:, None]
     numbers = weight.dequantize().double()
-    found = product(kernels, weight, rows)
-    expected = rounded_rows(rows) @ numbers.t()
+    expected, exact = rounded_rows(rows) @ numbers.t(), rows.double() @ numbers.t()
     spread = expected.std(dim=1, keepdim=True)
-    assert ((found - expected) / spread).abs().max() < 3e-6
-    exact = rows.double() @ numbers.t()
-    assert ((found - exact) / spread).square().mean().sqrt() < 0.008
-    for row in range(ROWS):  # to the last bit
-        assert torch.equal(product(kernels, weight, rows[row : row + 1])[0], found[row])
-    assert torch.equal(product(kernels, weight, rows[:5]), found[:5])
+    for kernels in libraries():
+        size = kernels.quantized_panel_bytes(WeightFormat[name.upper()] - 3, inputs // BLOCK)
+        assert size == panel_bytes(name, inputs // BLOCK)
+        assert size <= 1.06 * weight.nbytes * PANEL_OUTPUTS / OUTPUTS  # as in the file, almost
+        found = product(kernels, weight, rows)
+        assert ((found - expected) / spread).abs().max() < 3e-6, kernels.name
+        assert ((found - exact) / spread).square().mean().sqrt() < 0.008
+        for row in range(ROWS):  # to the last bit
+            alone = product(kernels, weight, rows[row : row + 1])[0]
+            assert torch.equal(alone, found[row]), kernels.name
+        assert torch.equal(product(kernels, weight, rows[:5]), found[:5])
 
 
 @needs_kernels
 def test_greatest_sums_are_exact() -> None:
     """Codes and rows of greatest magnitude overflow no sum on the way."""
-    kernels = require_kernels()
     for name, spec in BLOCK_FORMATS.items():
         inputs = 256
         data = np.full((OUTPUTS, panel_row(name, inputs)), 255, np.uint8)
@@ -97,9 +111,10 @@ def test_greatest_sums_are_exact() -> None:
         rows = torch.tensor([1.0, -1.0])[:, None].expand(2, inputs).contiguous()
         rows[1, ::2] = 1.0
         expected = rounded_rows(rows) @ weight.dequantize().double().t()
-        found = product(kernels, weight, rows)
         scale = weight.dequantize().abs().sum(dim=1).max()
-        assert ((found - expected) / scale).abs().max() < 1e-6, name
+        for kernels in libraries():
+            found = product(kernels, weight, rows)
+            assert ((found - expected) / scale).abs().max() < 1e-6, (name, kernels.name)
 
 
 def panel_row(name: str, inputs: int) -> int:

@@ -1,5 +1,6 @@
 """A start from the cache: the same numbers as a fresh capture, and never those of another model."""
 
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -125,17 +126,24 @@ def test_a_cached_program_takes_adapters(starts: Starts, tmp_path: Path) -> None
 
 def test_a_start_from_the_cache_imports_no_transformers(starts: Starts) -> None:
     starts.start()
-    code = (
-        "import sys; from pathlib import Path;"
-        "from headrace.protocol.config import EngineConfig;"
-        "from headrace.workers.build import build_engine;"
-        f"folder = Path({str(starts.model)!r}); lines = [];"
-        "config = EngineConfig(dtype='float32', threads=2, kv_cache_bytes=2**20);"
-        f"build_engine(folder, config, 1, lines.append, cache_folder=Path({str(starts.cache)!r}));"
-        f"assert any({FROM_CACHE!r} in line for line in lines), lines;"
-        "assert 'torch' in sys.modules;"
-        "assert 'transformers' not in sys.modules"
-    )
+    code = f"""
+import os, sys
+from pathlib import Path
+from types import SimpleNamespace
+cache, folder = Path({str(starts.cache)!r}), Path({str(starts.model)!r})
+os.environ["HEADRACE_CACHE"] = str(cache)
+from headrace.protocol.config import EngineConfig
+from headrace.workers.build import build_engine
+from headrace.workers.fork_server import _import_all
+config = EngineConfig(dtype='float32', threads=2, kv_cache_bytes=2**20)
+_import_all(SimpleNamespace(groups=[SimpleNamespace(engine=config, model_path=folder)]))
+assert "headrace.workers.native.program" in sys.modules
+lines = []
+build_engine(folder, config, 1, lines.append, cache_folder=cache)
+assert any({FROM_CACHE!r} in line for line in lines), lines
+assert 'transformers' not in sys.modules
+assert 'torch._decomp' not in sys.modules
+"""
     subprocess.run([sys.executable, "-P", "-c", code], check=True)
 
 
@@ -183,7 +191,7 @@ def test_other_versions_capture_anew(
     starts: Starts, library: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     starts.start()
-    version = key_module.importlib.metadata.version
+    version = importlib.metadata.version
 
     def newer(name: str) -> str:
         return "99" if name == library else version(name)
@@ -191,7 +199,7 @@ def test_other_versions_capture_anew(
     if library == "headrace":
         monkeypatch.setattr(key_module, "_code_digest", lambda: "other code")
     else:
-        monkeypatch.setattr(key_module.importlib.metadata, "version", newer)
+        monkeypatch.setattr(importlib.metadata, "version", newer)
     starts.start()
     assert not starts.was_cached
 

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from headrace.protocol.config import Dtype, EngineConfig
+from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.attention.sdpa import SdpaBackend
 from headrace.workers.build import build_engine
 from headrace.workers.errors import ModelUnsupported
@@ -103,10 +104,10 @@ def test_distance_biases_are_refused(tmp_path: Path) -> None:
     assert "attention interface" in rejection(tmp_path)
 
 
-def test_attention_sinks_are_refused(tmp_path: Path) -> None:
-    options = {"num_local_experts": 2, "num_experts_per_tok": 1, "head_dim": 8}
-    save_model(tmp_path, "GptOssConfig", "GptOssForCausalLM", options)
-    assert "s_aux" in rejection(tmp_path)
+def test_tensors_that_paged_attention_lacks_are_refused() -> None:
+    heads = torch.zeros((1, 2, 3, 4))
+    with pytest.raises(ModelUnsupported, match="its attention needs bias"):
+        AttentionHook()._attend(torch.nn.Module(), heads, heads, heads, None, bias=heads)
 
 
 def test_the_check_finds_wrong_attention(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,15 +1,15 @@
 // The attention instructions.
 #pragma once
 
-#include "linear_operations.h"
+#include "expert_operations.h"
 #include "attention_tiles.h"
 
 namespace headrace {
 
 template <class E>
-class AttentionOperations : public LinearOperations<E> {
+class AttentionOperations : public ExpertOperations<E> {
   protected:
-    using Base = LinearOperations<E>;
+    using Base = ExpertOperations<E>;
     using typename Base::Element;
     using typename Base::Row;
     using Base::arena_;
@@ -24,7 +24,7 @@ class AttentionOperations : public LinearOperations<E> {
     using Base::spans;
 
     // sizes: heads, kv heads, key dim, value dim, window, layer, stride between query heads, index
-    // of the plan. numbers: scaling, softcap.
+    // of the plan. numbers: scaling, softcap. data: a sink for each head, or null.
     void attend_task(const Instruction& i, int task, Scratch& scratch) {
         Plan& plan = plans_[i.sizes[7]];
         const Tile& tile = plan.tiles[task];
@@ -108,12 +108,18 @@ class AttentionOperations : public LinearOperations<E> {
             const int64_t row = spans()[tile.span].first_row + number / shared;
             const int64_t first = (int64_t)(head * shared + number % shared) * dim;
             auto* to = this->template out_row<Out>(i, row, first);
-            const Floats scale = splat(1.0f / sums.total_of(q));
+            const float sink = i.data[0] ? sink_of(i, head * shared + number % shared, sums, q) : 0;
+            const Floats scale = splat(1.0f / (sums.total_of(q) + sink));
             for (int d = 0; d < dim; d += kLanes) {
                 const Mask mask = lanes(d, dim);
                 Out::store(to + d, load(sums.values + q * sums.stride + d, mask) * scale, mask);
             }
         }
+    }
+
+    // The weight of a head's sink (Xiao et al., 2023), a score without a value.
+    static float sink_of(const Instruction& i, int head, const PartialSums& sums, int q) {
+        return std::exp2(((const float*)i.data[0])[head] * kLog2OfE - sums.maximum[q]);
     }
 
     // Merges the parts of a split tile.

@@ -35,6 +35,17 @@ class LinearOperations : public LoraOperations<E> {
         return i.packed ? plain<Row>(i, rows, panel, scratch) : plain<F32>(i, rows, panel, scratch);
     }
 
+    // activation(gate) * partner; or with sizes[7], both clamped to numbers[1],
+    // (partner + 1) * gate * sigmoid(numbers[0] * gate).
+    static Floats gate_product(const Instruction& i, Floats gate, Floats partner) {
+        if (!i.sizes[7]) return activate(i.sizes[3], gate) * partner;
+        const Floats limit = splat(i.numbers[1]), one = splat(1.0f);
+        // This order of arguments keeps what is not a number.
+        gate = min(limit, gate);
+        partner = max(zeros() - limit, min(limit, partner));
+        return (partner + one) * gate * sigmoid(gate * splat(i.numbers[0]));
+    }
+
     template <class Finish>
     void multiply(const Instruction& i, int rows, int panel, Scratch& scratch,
                   const Finish& finish) {
@@ -85,7 +96,9 @@ class LinearOperations : public LoraOperations<E> {
         const QuantizedKernel& kernel = quantized_kernel(i.sizes[4] - kFirstBlockFormat);
         const int64_t bytes = kernel.panel_bytes(i.sizes[1]);
         const auto* weight = (const uint8_t*)i.data[0] + panel * bytes;
-        const void* in = arena_.start() + starts_[i.in[0].buffer];
+        const Operand rows_in = i.in[0];  // offset: in groups, of an expert's rows
+        const void* in = arena_.start() + starts_[rows_in.buffer] +
+                         rows_in.offset * this->group_bytes(buffers_[rows_in.buffer]);
         float* sums = scratch.sums.data();
         for (int first = 0; first < rows; first += kRows) {
             const int count = std::min(kRows, rows - first);
@@ -108,7 +121,8 @@ class LinearOperations : public LoraOperations<E> {
         const Floats left = load(scales), right = load(scales + kLanes);
         const Words left_excess = load_words(excess);
         const Words right_excess = load_words(excess + kLanes);
-        const auto* in = (const uint32_t*)(arena_.start() + starts_[i.in[0].buffer]);
+        const auto* in = (const uint32_t*)(arena_.start() + starts_[i.in[0].buffer] +
+                                          i.in[0].offset);
         const int64_t stride = buffers_[i.in[0].buffer].width / Int8::kPerWord;
         const StoredPanel words{(const uint32_t*)i.data[0] + first * i.sizes[1],
                                 next_words(i, panel)};
@@ -160,7 +174,7 @@ class LinearOperations : public LoraOperations<E> {
                 partner = partner + load(bias + kLanes);
             }
             Out::store(this->template out_row<Out>(i, row, first),
-                       activate(i.sizes[3], gate) * partner, mask);
+                       gate_product(i, gate, partner), mask);
         });
     }
 };

@@ -20,6 +20,7 @@ class Program : AttentionOperations<E> {
           threads_(threads),
           progress_(count) {
         allocate_layers(num_blocks * block_size);
+        this->count_experts(instructions_);
         for (auto& instruction : instructions_) {
             if (instruction.operation == kAttend || instruction.operation == kFinishAttend) {
                 instruction.sizes[7] = this->plan_for(instruction);
@@ -32,6 +33,7 @@ class Program : AttentionOperations<E> {
         this->allocate_buffers();
         this->plan_tiles();
         this->allocate_inner();
+        this->allocate_pairs();
         for (auto& progress : progress_) {
             progress.taken.store(0, std::memory_order_relaxed);
             progress.done.store(0, std::memory_order_relaxed);
@@ -42,6 +44,7 @@ class Program : AttentionOperations<E> {
   private:
     using Base = AttentionOperations<E>;
     using typename Base::Row;
+    using Base::buffers_;
     using Base::layers_;
     using Base::plans_;
     using Base::scratch_;
@@ -70,7 +73,7 @@ class Program : AttentionOperations<E> {
         for (size_t i = 0; i < instructions_.size(); ++i) {
             const Instruction& instruction = instructions_[i];
             Progress& progress = progress_[i];
-            const int rows = instruction.logit_rows_only ? step_->num_logit_rows : step_->rows;
+            const int rows = rows_of(instruction);
             const int tasks = num_tasks(instruction, rows);
             for (;;) {
                 if (progress.taken.load(std::memory_order_relaxed) >= tasks) break;
@@ -86,6 +89,12 @@ class Program : AttentionOperations<E> {
         }
     }
 
+    // Of the instruction's output.
+    int rows_of(const Instruction& instruction) const {
+        const int rows = instruction.logit_rows_only ? step_->num_logit_rows : step_->rows;
+        return instruction.out.buffer < 0 ? rows : rows * buffers_[instruction.out.buffer].copies;
+    }
+
     int num_tasks(const Instruction& instruction, int rows) {
         switch (instruction.operation) {
             case kLinear:
@@ -98,6 +107,12 @@ class Program : AttentionOperations<E> {
                 return (int)plans_[instruction.sizes[7]].split_tiles.size();
             case kShrink:
                 return this->shrink_tasks(rows, threads_.count());
+            case kSortPairs:
+                return rows > 0;
+            case kExpertsUp:
+                return this->up_tasks(instruction);
+            case kExpertsDown:
+                return this->down_tasks(instruction, rows);
             default:  // rows, in as many parts as keep all threads busy
                 return rows <= 4 ? (rows > 0) : std::min(rows, threads_.count() * 4);
         }
@@ -119,6 +134,12 @@ class Program : AttentionOperations<E> {
                 return this->finish_attend(instruction, task);
             case kShrink:
                 return this->shrink(instruction, rows, task, tasks);
+            case kSortPairs:
+                return this->sort_pairs(instruction, rows);
+            case kExpertsUp:
+                return this->experts_up(instruction, task, scratch_[thread]);
+            case kExpertsDown:
+                return this->experts_down(instruction, task, scratch_[thread]);
             default: {
                 const int64_t first = (int64_t)rows * task / tasks;
                 const int64_t last = (int64_t)rows * (task + 1) / tasks;
@@ -149,6 +170,14 @@ class Program : AttentionOperations<E> {
                 return this->round(instruction, row);
             case kRoundBlocks:
                 return this->round_to_blocks(instruction, row);
+            case kRoute:
+                return this->route(instruction, row);
+            case kCopyRows:
+                return this->copy_row(instruction, row);
+            case kCopyHeads:
+                return this->copy_heads(instruction, row);
+            case kRoundPairs:
+                return this->round_pair(instruction, row);
         }
     }
 

@@ -21,6 +21,13 @@ enum Operation : int32_t {
     kRound,
     kShrink,
     kRoundBlocks,
+    kRoute,
+    kSortPairs,
+    kCopyRows,
+    kExpertsUp,
+    kExpertsDown,
+    kCopyHeads,
+    kRoundPairs,
 };
 
 // Where a value begins in the rows of a buffer. buffer: -1 none, -2 the step's output.
@@ -41,9 +48,9 @@ struct Instruction {
 };
 
 // width: numbers in a row. kind: 0 float32, 1 the type that products are computed in, 2 bytes; 3
-// rows as in rounded_rows.h, width being a number of blocks.
+// rows as in rounded_rows.h, width being a number of blocks. copies: rows for each row of the step.
 struct Buffer {
-    int32_t width, kind;
+    int32_t width, kind, copies;
 };
 
 // A LoRA adapter's matrices for one linear layer, to whose product they add rows @ down.T @ up.

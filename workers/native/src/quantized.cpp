@@ -25,17 +25,14 @@ void round_block(const Floats (&x)[2], int row, RowBlocks<Group>& to) {
     const bool is_empty = !(scale > 1e-35f);
     const Floats inverse = splat(is_empty ? 0.0f : 1.0f / scale);
     for (int half = 0; half < 2; ++half) {
-        int32_t numbers[kLanes];
-        store_words(numbers, to_words(x[half] * inverse));
-        int32_t sum = 0;
+        const Words numbers = to_words(x[half] * inverse);
+        to.minus_half[half][row] = -(int32_t)headrace::sum(to_floats(numbers));
         uint8_t bytes[kLanes];
-        for (int i = 0; i < kLanes; ++i) {
-            bytes[i] = (uint8_t)numbers[i];
-            sum += (int8_t)bytes[i];
-        }
-        to.minus_half[half][row] = -sum;
+        store_bytes(bytes, numbers + splat_word(128), all_lanes());
         for (int w = 0; w < kLanes / 4; ++w) {
-            std::memcpy(&to.codes[half * kLanes / 4 + w][row], bytes + w * 4, 4);
+            uint32_t word;
+            std::memcpy(&word, bytes + w * 4, 4);
+            to.codes[half * kLanes / 4 + w][row] = word ^ 0x80808080;
         }
     }
     to.minus_sum[row] = to.minus_half[0][row] + to.minus_half[1][row];
@@ -69,17 +66,15 @@ void round_row(const float* from, int64_t size, int64_t row, int64_t rows, void*
 
 using namespace headrace;
 
-#pragma GCC visibility push(default)
-
 extern "C" {
 
 // Returns the bytes of a panel of `blocks` blocks, as the kernels read it.
-int64_t headrace_quantized_panel_bytes(int32_t format, int64_t blocks) {
+HEADRACE_EXPORT int64_t headrace_quantized_panel_bytes(int32_t format, int64_t blocks) {
     return quantized_kernel(format).panel_bytes(blocks);
 }
 
 // Rounds rows [rows, inputs]; to: memory of `rounded_bytes`; returns those if it is null.
-int64_t headrace_round_rows(const float* rows, int64_t count, int64_t inputs, void* to) {
+HEADRACE_EXPORT int64_t headrace_round_rows(const float* rows, int64_t count, int64_t inputs, void* to) {
     for (int64_t row = 0; to && row < count; ++row) {
         round_row(rows + row * inputs, inputs, row, count, to);
     }
@@ -87,7 +82,7 @@ int64_t headrace_round_rows(const float* rows, int64_t count, int64_t inputs, vo
 }
 
 // Multiplies rounded rows with `panels` panels: out [panels, rows, 32].
-void headrace_multiply_quantized(int32_t format, const void* in, int64_t rows,
+HEADRACE_EXPORT void headrace_multiply_quantized(int32_t format, const void* in, int64_t rows,
                                  const uint8_t* weight, int64_t panels, int32_t blocks,
                                  float* out) {
     const QuantizedKernel& kernel = quantized_kernel(format);
@@ -101,5 +96,3 @@ void headrace_multiply_quantized(int32_t format, const void* in, int64_t rows,
 }
 
 }  // extern "C"
-
-#pragma GCC visibility pop

@@ -59,15 +59,25 @@ void norm(const float* in, typename Out::Element* out, int64_t size, const float
 }
 
 // Applies rotary embedding (Su et al., 2021) to the first `size` numbers of one head, in place. The
-// numbers of a pair are `size / 2` apart.
-inline void rotate(float* head, const float* cos, const float* sin, int64_t size) {
+// numbers of a pair are `size / 2` apart. cos, sin: of the first ones; the others: of the second.
+inline void rotate(float* head, const float* cos, const float* sin, const float* other_cos,
+                   const float* other_sin, int64_t size) {
     const int64_t half = size / 2;
     for (int64_t i = 0; i < half; i += kLanes) {
         const Mask mask = lanes(i, half);
         const Floats a = load(head + i, mask), b = load(head + half + i, mask);
-        const Floats low = a * load(cos + i, mask), high = b * load(cos + half + i, mask);
+        const Floats low = a * load(cos + i, mask), high = b * load(other_cos + i, mask);
         store(head + i, fnma(b, load(sin + i, mask), low), mask);
-        store(head + half + i, fma(a, load(sin + half + i, mask), high), mask);
+        store(head + half + i, fma(a, load(other_sin + i, mask), high), mask);
+    }
+}
+
+// The same where the numbers of a pair are neighbours, with one cosine and sine for each pair.
+inline void rotate_neighbours(float* head, const float* cos, const float* sin, int64_t size) {
+    for (int64_t i = 0; i < size / 2; ++i) {
+        const float a = head[2 * i], b = head[2 * i + 1];
+        head[2 * i] = a * cos[i] - b * sin[i];
+        head[2 * i + 1] = b * cos[i] + a * sin[i];
     }
 }
 

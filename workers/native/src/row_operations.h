@@ -113,13 +113,32 @@ class RowOperations : public State<E> {
     }
 
     // Works in place, on `out`. sizes: heads, stride between heads, rotated numbers of each, the
-    // indices of the tables of cosines and of sines, the tables' width.
+    // indices of the tables of cosines and of sines, the tables' width, and how a pair's numbers
+    // lie: 0 and 1 in the halves of a head, 2 beside each other. But for 0, tables are read as if
+    // they had one number for each pair.
     void rotary(const Instruction& i, int64_t row) {
         const float* cos = step_->tables[i.sizes[3]] + row * i.sizes[5];
         const float* sin = step_->tables[i.sizes[4]] + row * i.sizes[5];
         float* heads = row_of(i.out, row);
         for (int32_t h = 0; h < i.sizes[0]; ++h) {
-            rotate(heads + (int64_t)h * i.sizes[1], cos, sin, i.sizes[2]);
+            float* head = heads + (int64_t)h * i.sizes[1];
+            if (i.sizes[6] == 2) {
+                rotate_neighbours(head, cos, sin, i.sizes[2]);
+            } else {
+                const int64_t second = i.sizes[6] ? 0 : i.sizes[2] / 2;
+                rotate(head, cos, sin, cos + second, sin + second, i.sizes[2]);
+            }
+        }
+    }
+
+    // Copies parts of a row. sizes: their number, the strides between them in the input and in the
+    // output, their size.
+    void copy_heads(const Instruction& i, int64_t row) {
+        const float* from = row_of(i.in[0], row);
+        float* to = row_of(i.out, row);
+        for (int32_t h = 0; h < i.sizes[0]; ++h) {
+            std::memcpy(to + (int64_t)h * i.sizes[2], from + (int64_t)h * i.sizes[1],
+                        i.sizes[3] * sizeof(float));
         }
     }
 
@@ -141,14 +160,16 @@ class RowOperations : public State<E> {
     }
 
     // in: a, and b or none. sizes: size, 1 to multiply, activation, 1 if data[0] holds b for all
-    // rows. numbers: the scales of a and b.
+    // rows, 1 to multiply by the one number of b. numbers: the scales of a and b.
     template <class Out>
     void combined(const Instruction& i, int64_t row) {
         const float* b = i.sizes[3] ? (const float*)i.data[0]
                          : i.in[1].buffer >= 0 ? row_of(i.in[1], row)
                                                : nullptr;
-        combine<Out>(row_of(i.in[0], row), b, this->template out_row<Out>(i, row, 0), i.sizes[0],
-                     i.numbers[0], i.numbers[1], i.sizes[1], i.sizes[2]);
+        const float scale = i.sizes[4] ? i.numbers[0] * *b : i.numbers[0];
+        combine<Out>(row_of(i.in[0], row), i.sizes[4] ? nullptr : b,
+                     this->template out_row<Out>(i, row, 0), i.sizes[0], scale, i.numbers[1],
+                     i.sizes[1], i.sizes[2]);
     }
 
     // Copies sizes[0] numbers of each logit row.

@@ -46,9 +46,21 @@ class State {
     }
 
     int64_t buffer_bytes(const Buffer& buffer) const {
-        if (buffer.kind == 3) return rounded_bytes(step_->rows, buffer.width);
+        const int64_t rows = (int64_t)step_->rows * buffer.copies;
+        if (buffer.kind != 3) return bytes_of_row(buffer) * rows;
+        // Each expert's rows begin a group.
+        const int64_t of_experts = (rows / kQuantizedRows + max_experts_) * group_bytes(buffer);
+        return std::max(rounded_bytes(rows, buffer.width), max_experts_ ? of_experts : 0);
+    }
+
+    int64_t bytes_of_row(const Buffer& buffer) const {
         const int64_t sizes[] = {sizeof(float), sizeof(typename Row::Element), 1};
-        return sizes[buffer.kind] * buffer.width * step_->rows;
+        return sizes[buffer.kind] * buffer.width;
+    }
+
+    // Of a group of rows that are rounded in blocks.
+    static int64_t group_bytes(const Buffer& buffer) {
+        return buffer.width * (int64_t)sizeof(RowBlocks<kQuantizedRows>);
     }
 
     float* row_of(Operand operand, int64_t row) const {
@@ -101,6 +113,7 @@ class State {
     std::vector<int64_t> starts_;
     std::vector<Scratch> scratch_;
     int block_size_;
+    int32_t max_experts_ = 0;  // of a layer
     Memory arena_;
     std::vector<uint32_t*> layers_;  // the cache of each layer
     const Step* step_ = nullptr;

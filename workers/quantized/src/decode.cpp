@@ -6,17 +6,9 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
-#define EACH_PROCESSOR __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define EACH_PROCESSOR
-#endif
-#define INLINE static inline __attribute__((always_inline))
+#include "blocks.h"
 
 namespace {
-
-// In the order of FORMATS in decoder_library.py.
-enum Format { Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K, IQ4_NL, MXFP4 };
 
 constexpr int kNonLinear[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
                                 1,    13,   25,  38,  53,  69,  89,  113};
@@ -36,17 +28,6 @@ INLINE float half_at(const uint8_t *bytes) {
     if (rest >= 0x400) return from_bits(sign | ((rest << 13) + (112u << 23)));
     const float small = float(rest) * 5.9604644775390625e-8f;  // subnormal: of 2^-24
     return sign ? -small : small;
-}
-
-// The 6-bit scale and minimum of block `index` of eight.
-INLINE void k_scales(const uint8_t *packed, int index, float &scale, float &minimum) {
-    if (index < 4) {
-        scale = float(packed[index] & 63), minimum = float(packed[index + 4] & 63);
-    } else {
-        const int both = packed[index + 4];
-        scale = float((both & 15) | (packed[index - 4] >> 6) << 4);
-        minimum = float((both >> 4) | (packed[index] >> 6) << 4);
-    }
 }
 
 INLINE void q8_0(const uint8_t *block, float *out) {

@@ -1,0 +1,1 @@
+"""Mixtures of experts in programs: what routers and experts compute, and their packed weights."""
