@@ -132,6 +132,7 @@ def _bare_app(config: PoolConfig) -> Quart:
         swagger_ui_path=None,
         security_schemes=SCHEMES if config.needs_key else None,  # type: ignore[arg-type]
         security=SECURITY if config.needs_key else None,
+        servers=[{"url": config.root_path}] if config.root_path else None,
     )
     return app
 

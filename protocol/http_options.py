@@ -93,6 +93,14 @@ class HTTPOptions(Frozen):
         ),
     )
 
+    @field_validator("root_path")
+    @classmethod
+    def _check_root_path(cls, value: str) -> str:
+        """Return the prefix as paths begin with it: with a slash before it and none after it."""
+        if re.search(r"[\s?#%\\]|//", value):
+            raise ValueError("must be a path such as /llm")
+        return "/" + value.strip("/") if value.strip("/") else ""
+
     @field_validator("allowed_origins", "allowed_methods", "allowed_headers", mode="before")
     @classmethod
     def _parse_cors_list(cls, value: Any) -> Any:

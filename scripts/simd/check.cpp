@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "gemm.h"
+#include "quantized.h"
 
 using namespace headrace;
 
@@ -282,6 +283,45 @@ void check_products(const char* what, int inputs) {
     }
 }
 
+// Compares products with a panel in blocks with those of its numbers, and several rows with one.
+template <class Layout>
+void check_blocks(const char* what, int format) {
+    constexpr int kBlocks = 24, kInputs = kBlocks * kBlock, kRows = 11;
+    std::vector<uint8_t> panel(Layout::panel_bytes(kBlocks) + 8192);
+    for (uint8_t& byte : panel) byte = random_bits() & 0x3F;  // as scales: small and no NaN
+    for (int block = 0; block < kBlocks; ++block) {
+        uint8_t* codes = panel.data() + Layout::block_at(block) + Layout::kCodesAt;
+        for (int i = 0; i < kPanel * kBlock * Layout::kBits / 8; ++i) codes[i] = random_bits();
+    }
+    const QuantizedKernel& kernel = quantized_kernel(format);
+    std::vector<float> rows(kRows * kInputs), weight(kInputs), found(kRows * kPanel), alone(kPanel);
+    for (float& x : rows) x = random_float(3);
+    std::vector<char> all(rounded_bytes(kRows, kBlocks)), one(rounded_bytes(1, kBlocks));
+    for (int row = 0; row < kRows; ++row) {
+        round_row(rows.data() + row * kInputs, kInputs, row, kRows, all.data());
+    }
+    DecodedPanel decoded;
+    kernel.rows(all.data(), kRows, 0, kRows, panel.data(), nullptr, kBlocks, decoded, found.data());
+    for (int row = 0; row < kRows; ++row) {
+        round_row(rows.data() + row * kInputs, kInputs, 0, 1, one.data());
+        kernel.rows(one.data(), 1, 0, 1, panel.data(), nullptr, kBlocks, decoded, alone.data());
+        for (int lane = 0; lane < kPanel; ++lane) {
+            kernel.output(panel.data(), lane, kInputs, weight.data());
+            double expected = 0, size = 0;
+            for (int i = 0; i < kInputs; ++i) {
+                const RowBlocks<1>& block = ((const RowBlocks<1>*)one.data())[i / kBlock];
+                const double product =
+                    (double)weight[i] * ((const int8_t*)block.codes)[i % kBlock] * block.scale[0];
+                expected += product;
+                size += std::fabs(product);
+            }
+            const float at = found[row * kPanel + lane];
+            expect(at == alone[lane], what, lane, at, alone[lane]);
+            expect(std::fabs(at - expected) < 1e-5 * size, what, lane, at, expected);
+        }
+    }
+}
+
 }  // namespace
 
 int main() {
@@ -296,6 +336,16 @@ int main() {
     check_halves();
     check_products<F32>("products of float32", 2400);
     check_products<Bf16>("products of bfloat16", 4800);
+    check_blocks<Q8_0>("q8_0", 0);
+    check_blocks<Q4_0>("q4_0", 1);
+    check_blocks<Q4_1>("q4_1", 2);
+    check_blocks<Q5_0>("q5_0", 3);
+    check_blocks<Q5_1>("q5_1", 4);
+    check_blocks<Q4_K>("q4_k", 5);
+    check_blocks<Q5_K>("q5_k", 6);
+    check_blocks<Q6_K>("q6_k", 7);
+    check_blocks<Iq4_Nl>("iq4_nl", 8);
+    check_blocks<Mxfp4>("mxfp4", 9);
     std::printf("%d failures\n", failures);
     return failures ? 1 : 0;
 }

@@ -33,7 +33,8 @@ for set in ${@:-avx512 avx2vnni avx2 portable neon portable-arm}; do
         }
     fi
     # shellcheck disable=SC2086
-    "${compiler[@]}" $common ${flags[$set]} -I "$source" scripts/simd/check.cpp -o "$folder/check"
+    "${compiler[@]}" $common ${flags[$set]} -I "$source" scripts/simd/check.cpp \
+        "$source/quantized.cpp" -o "$folder/check"
     echo -n "$set: "
     code=0
     "${run[@]}" "$folder/check" || code=$?
@@ -41,7 +42,7 @@ for set in ${@:-avx512 avx2vnni avx2 portable neon portable-arm}; do
     if [[ $set = neon ]]; then
         # shellcheck disable=SC2086
         aarch64-linux-gnu-g++ $common ${flags[$set]} -fPIC -shared -pthread \
-            "$source/program.cpp" "$source/draw.cpp" -o "$folder/kernels.so"
+            "$source"/{program,draw,quantized}.cpp -o "$folder/kernels.so"
     fi
 done
 exit $status

@@ -38,6 +38,7 @@ KERNEL_SETS: dict[KernelSet, str] = {
 PANEL_OUTPUTS = 32  # outputs of a weight that are stored together
 GROUP_TOKENS = 16  # tokens of the cache that are stored together
 MAX_HEAD_DIM = 512
+MAX_EXPERTS = 1024  # of a layer
 
 
 class COperand(ctypes.Structure):

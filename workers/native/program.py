@@ -21,6 +21,7 @@ from headrace.workers.native.graph import NotStatic
 from headrace.workers.native.instructions import Lowered, Op, Operand
 from headrace.workers.native.library import (
     GROUP_TOKENS,
+    MAX_EXPERTS,
     MAX_HEAD_DIM,
     OPERATIONS,
     CBuffer,
@@ -338,6 +339,8 @@ def _check_sizes(lowered: Lowered) -> None:
     for op in lowered.ops:
         if op.kind == "attend" and max(op.sizes[2], op.sizes[3]) > MAX_HEAD_DIM:
             raise NotStatic(f"its heads have more than {MAX_HEAD_DIM} dimensions")
+        if op.kind == "route" and op.sizes[0] > MAX_EXPERTS:
+            raise NotStatic(f"it has more than {MAX_EXPERTS} experts in a layer")
 
 
 def _span_arrays(spans: Sequence[Span]) -> tuple[torch.Tensor, torch.Tensor]:

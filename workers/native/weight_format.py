@@ -67,4 +67,5 @@ def format_names(formats: Iterable[WeightFormat], dtype: torch.dtype) -> str:
     dtype: of those that are floats.
     """
     names = [each.name.lower().removesuffix("_weight_only") for each in sorted(formats)]
-    return ", ".join(str(dtype) if name == "float" else name for name in names)
+    float_name = str(dtype).removeprefix("torch.")
+    return ", ".join(float_name if name == "float" else name for name in names)

@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
             write_gguf_folder(options.source, options.output)
             facts = options.output / FACTS
             facts.mkdir()
-            write_facts(options.output, facts)
+            write_facts(options.output, facts, name=options.source.name)
         elif options.what == "pickle":
             convert_pickles(options.source, options.output)
         else:
@@ -70,13 +70,15 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def write_facts(source: Path, output: Path, trusts_code: bool = False) -> None:
+def write_facts(
+    source: Path, output: Path, trusts_code: bool = False, name: str | None = None
+) -> None:
     """Write tokenizer.json and facts.json of the model folder `source` to `output`.
 
-    trusts_code: whether code of the folder may run.
+    trusts_code: whether code of the folder may run. name: for the progress; None: the folder's.
     """
     _check_vocabulary(source)
-    stages = Stages(f"preparing the tokenizer of {source.name}", total=4)
+    stages = Stages(f"preparing the tokenizer of {name or source.name}", total=4)
     with stages.stage("loading transformers", weight=2):
         from transformers import AutoConfig, AutoTokenizer
     with stages.stage("tokenizer"):

@@ -24,6 +24,7 @@ from headrace.workers.native.stored_dtype import stand_for
 from headrace.workers.program_cache.weight_files import WeightFiles
 
 _CONSTANT_BYTES = 1024 * 1024  # of the largest tensor that is kept in the file
+_ALL_CONSTANTS_BYTES = 16 * 1024 * 1024
 _DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.bfloat16, torch.float16)}
 _OP_FIELDS = ("kind", "logit_rows_only", "packed", "numbers")  # plain values
 
@@ -81,6 +82,7 @@ def read_program(data: bytes, files: WeightFiles) -> tuple[ProgramPlan, Facts]:
 class _Writer:
     def __init__(self, parameters: Mapping[str, torch.Tensor], files: WeightFiles) -> None:
         self.constants: dict[str, torch.Tensor] = {}
+        self._constant_bytes = 0
         self.references: list[dict[str, Any]] = []
         self._files = files
         self._names: dict[int, list[str]] = {}  # of a tied weight, several
@@ -154,6 +156,9 @@ class _Writer:
         return {"constant": self._constant(tensor), **shared}
 
     def _constant(self, tensor: torch.Tensor) -> str:
+        self._constant_bytes += tensor.nbytes
+        if self._constant_bytes > _ALL_CONSTANTS_BYTES:
+            raise NotCacheable("too many of its tensors are not in the model's files as they are")
         key = str(len(self.constants))
         self.constants[key] = tensor.detach().clone().contiguous()
         return key

@@ -38,6 +38,10 @@ class PackedParameter(Tensor):
         args, kwargs = tree_map_only(cls, expanded, (args, kwargs or {}))
         return func(*args, **kwargs)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> nn.Parameter:
+        """Return a plain parameter with the same numbers."""
+        return nn.Parameter(expanded(self), requires_grad=False)
+
 
 def pack_parameter(weight: QuantizedTensor, dtype: torch.dtype) -> nn.Parameter:
     """Return a parameter that has the weight's numbers in a dtype, and no memory of its own."""

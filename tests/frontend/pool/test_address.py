@@ -81,10 +81,10 @@ async def test_a_whole_url_is_its_path(make_app: MAKE_APP) -> None:
     assert (await post(make_app(), "http://other", host="a")).status == 404
 
 
-@pytest.mark.parametrize("root_path", ["/llm", "/llm/", "/a/b"])
+@pytest.mark.parametrize("root_path", ["/llm", "/llm/", "llm", "/a/b"])
 async def test_a_root_path_may_be_there_or_not(make_app: MAKE_APP, root_path: str) -> None:
     app = make_app(root_path=root_path)
-    root = root_path.rstrip("/")
+    root = "/" + root_path.strip("/")
     for path in (f"{root}{CHAT}", CHAT):
         assert (await post(app, path, host="a")).status == 200
     for path in (f"{root}{root}{CHAT}", f"{root}x{CHAT}", f"{root}/{CHAT}", root):
@@ -92,3 +92,16 @@ async def test_a_root_path_may_be_there_or_not(make_app: MAKE_APP, root_path: st
     client = app.test_client()
     assert (await client.get(f"{root}/openapi.json")).status_code == 200
     assert (await client.get("/health")).status_code == 200
+
+
+async def test_the_description_names_the_root_path(make_app: MAKE_APP) -> None:
+    client = make_app(root_path="llm/").test_client()
+    described = await (await client.get("/llm/openapi.json")).get_json()
+    assert described["servers"] == [{"url": "/llm"}]
+    assert "servers" not in await (await make_app().test_client().get("/openapi.json")).get_json()
+
+
+@pytest.mark.parametrize("root_path", ["/a b", "/a?b", "//a", "/a%2f", "a\\b"])
+def test_what_is_no_path_is_no_root_path(make_app: MAKE_APP, root_path: str) -> None:
+    with pytest.raises(ValueError, match="root_path"):
+        make_app(root_path=root_path)

@@ -159,3 +159,11 @@ def test_kernels_multiply_the_blocks_of_the_file(
     assert len(generated) == 8
     assert [f"weights in {type_name}, not shared" in line for line in lines].count(True) == 1
     assert str(tmp_path / "tiny.gguf") not in Path("/proc/self/maps").read_text()
+
+
+@needs_kernels
+def test_experts_are_expanded_for_their_kernels(tmp_path: Path) -> None:
+    reference = prepared(tmp_path, "qwen3moe", "f16")
+    reference.save_pretrained(tmp_path / "expanded")
+    generated = tokens(tmp_path / "model", cpu_kernels="native")[0]
+    assert generated == tokens(tmp_path / "expanded", cpu_kernels="native")[0]

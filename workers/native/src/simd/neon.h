@@ -334,6 +334,32 @@ HEADRACE_INLINE void prefetch_near(const void* at) { __builtin_prefetch(at, 0, 3
 HEADRACE_INLINE void prefetch_far(const void* at) { __builtin_prefetch(at, 0, 2); }
 HEADRACE_INLINE void pause() { asm volatile("yield"); }
 
+// Products with quantized weights
+
+constexpr int kQuantizedRows = 4, kQuantizedHalves = 1, kSignedShift = -1;
+
+struct CodeSums {
+    Words total;
+};
+HEADRACE_INLINE CodeSums code_sums(Words first) { return {first}; }
+template <int Bits>
+HEADRACE_INLINE void add_codes(CodeSums& sums, Words codes, Words row, int) {
+    sums.total = dot_small_bytes(sums.total, codes, row);
+}
+HEADRACE_INLINE Words signed_operand(Words bytes) { return bytes; }
+HEADRACE_INLINE int signed_value(uint8_t operand) { return (int8_t)operand; }
+HEADRACE_INLINE void add_signed(CodeSums& sums, Words operand, Words row) {
+    sums.total = dot_small_bytes(sums.total, operand, row);  // takes both as signed
+}
+HEADRACE_INLINE Words look_up_bytes(const int8_t (&table)[16], Words indices) {
+    const uint8x16_t numbers = vreinterpretq_u8_s8(vld1q_s8(table));
+    return each<Words>(
+        [&](auto x) {
+            return vreinterpretq_u32_u8(vqtbl1q_u8(numbers, vreinterpretq_u8_u32(x)));
+        },
+        indices);
+}
+
 // Processor
 
 inline bool runs_here() { return getauxval(AT_HWCAP) & HWCAP_ASIMDDP; }
