@@ -4,11 +4,13 @@ There is one library of kernels for each instruction set, all from the same sour
 worker loads is decided in workers/native/library.py. One that fails to compile stops no other.
 """
 
+import copy
 import os
 import platform
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 SOURCES = [f"workers/native/src/{name}.cpp" for name in ("program", "draw", "quantized")]
 # Contraction of products and sums differs between places where the same function is inlined, and
@@ -38,6 +40,16 @@ def kernels(name: str, flags: list[str]) -> Extension:
     )
 
 
+class BuildEach(build_ext):
+    """Compiles each extension in a folder of its own: several have the same sources, with flags
+    that differ, and are built at the same time."""
+
+    def build_extension(self, ext: Extension) -> None:
+        builder = copy.copy(self)
+        builder.build_temp = os.path.join(self.build_temp, ext.name)
+        build_ext.build_extension(builder, ext)
+
+
 decoder = Extension(
     "headrace.workers.quantized.decoder",
     sources=[f"workers/quantized/src/{name}.cpp" for name in ("decode", "pack")],
@@ -49,5 +61,6 @@ decoder = Extension(
 sets = {**BY_MACHINE.get(platform.machine(), {}), "portable": []}
 setup(
     ext_modules=[*(kernels(name, flags) for name, flags in sets.items()), decoder],
+    cmdclass={"build_ext": BuildEach},
     options={"build_ext": {"parallel": os.cpu_count()}},
 )

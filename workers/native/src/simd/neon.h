@@ -364,29 +364,4 @@ HEADRACE_INLINE Words look_up_bytes(const int8_t (&table)[16], Words indices) {
 
 inline bool runs_here() { return getauxval(AT_HWCAP) & HWCAP_ASIMDDP; }
 
-// Products with quantized weights
-
-constexpr int kQuantizedRows = 4, kQuantizedHalves = 1, kSignedShift = -1;
-
-struct CodeSums {
-    Words total;
-};
-HEADRACE_INLINE CodeSums code_sums(Words first) { return {first}; }
-template <int Bits>
-HEADRACE_INLINE void add_codes(CodeSums& sums, Words codes, Words row, int) {
-    sums.total = dot_small_bytes(sums.total, codes, row);
-}
-// Both bytes of a product are signed here.
-HEADRACE_INLINE Words signed_operand(Words bytes) { return bytes; }
-HEADRACE_INLINE int signed_value(uint8_t operand) { return (int8_t)operand; }
-HEADRACE_INLINE void add_signed(CodeSums& sums, Words operand, Words row) {
-    sums.total = dot_small_bytes(sums.total, operand, row);
-}
-HEADRACE_INLINE Words look_up_bytes(const int8_t (&table)[16], Words indices) {
-    const int8x16_t all = vld1q_s8(table);
-    return each<Words>(
-        [&](auto x) { return vreinterpretq_u32_s8(vqtbl1q_s8(all, vreinterpretq_u8_u32(x))); },
-        indices);
-}
-
 }  // namespace headrace
