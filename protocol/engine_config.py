@@ -81,8 +81,8 @@ class EngineConfig(Frozen):
     dtype: Dtype = Field(
         "auto",
         description=(
-            "float32, bfloat16, float16, or auto: the checkpoint's, and bfloat16 for float32 "
-            "where that is fast"
+            "float32 (weights in blocks are expanded to it), bfloat16, float16, or auto: the "
+            "checkpoint's, and bfloat16 for float32 where that is fast"
         ),
     )
     quantization: Quantization | None = Field(

@@ -59,7 +59,8 @@ def load_model(
         model = _read_weights(model_path, model_class, chosen)
     model.eval()
     model.requires_grad_(False)
-    if device.type != "cpu":
+    # Who asks for float32 wants no rows rounded to 8 bits, as products with blocks have them.
+    if device.type != "cpu" or dtype == "float32":
         expand_parameters(model)
     loaded: PreTrainedModel = model.to(device)
     return loaded

@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 import torch
 from openai import BadRequestError, OpenAI
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from headrace.frontend.decisions.openai_shape import as_question
 from headrace.frontend.schemas.decisions import ChoiceOfValues
 from headrace.launcher.models.prepare_model import PreparedModel
+from tests.end_to_end.models.reference_model import load_reference
 from tests.end_to_end.servers import Server
 
 TEXT = "The package arrived with a broken screen."
@@ -55,7 +56,6 @@ def test_probabilities_are_those_of_transformers(server: Server, prepared: Prepa
 def transformers_probabilities(prepared: PreparedModel, labels: list[str]) -> list[float]:
     """The probabilities of tokens after the prompt of the choice."""
     tokenizer = AutoTokenizer.from_pretrained(prepared.model_path)
-    model = AutoModelForCausalLM.from_pretrained(prepared.model_path, dtype=torch.float32)
     question = as_question(ChoiceOfValues.model_validate(CHOICE)).text()
     prompt = tokenizer.apply_chat_template(
         [{"role": "user", "content": f"{TEXT}\n\n{question}"}],
@@ -63,7 +63,7 @@ def transformers_probabilities(prepared: PreparedModel, labels: list[str]) -> li
         return_dict=False,
     )
     with torch.inference_mode():
-        logits = model.train(False)(torch.tensor([prompt])).logits[0, -1]
+        logits = load_reference()(torch.tensor([prompt])).logits[0, -1]
     logprobs = torch.log_softmax(logits, dim=-1)
     ids = [tokenizer.encode(label, add_special_tokens=False) for label in labels]
     assert all(len(each) == 1 for each in ids)

@@ -1,5 +1,5 @@
 """Workers of a group share packed weights: what it saves, and what becomes of them when processes
-sleep, wake, are replaced and die (the default model in float32)."""
+sleep, wake, are replaced and die (the default model, in its file's blocks)."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ from tests.end_to_end.servers import Server, kill_workers, wait_for
 from tests.workers.native.test_shared_file import can_share
 
 WEIGHTS = 90_000_000  # bytes of SmolLM2, in the blocks of its file
-FLAGS = ["--dtype", "float32", "--max-model-len", "1024", "--kv-cache-memory-bytes", "64MiB"]
+FLAGS = ["--max-model-len", "1024", "--kv-cache-memory-bytes", "64MiB"]
 POOL = ["--workers", "2", "--frontends", "1", "--enable-admin"]
 KERNELS_LACK = unsupported_reason(torch.float32)  # only packed weights are shared, which they read
 needs_sharing = pytest.mark.skipif(

@@ -16,10 +16,11 @@ from anthropic import Anthropic, NotFoundError
 from anthropic.types import TextBlock
 from openai import AsyncOpenAI, OpenAI
 from openai.types.chat.chat_completion import Choice
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from headrace.launcher.models.prepare_model import PreparedModel
 from tests.contract import replay
+from tests.end_to_end.models.reference_model import load_reference
 from tests.end_to_end.servers import Server
 from tests.frontend.text.tokenizers_for_tests import byte_level as byte_level_tokenizer
 from tests.workers.tiny_models import save_model
@@ -71,8 +72,7 @@ def server(smol_pool: Server) -> Server:
 @pytest.fixture(scope="module")
 def reference(prepared: PreparedModel) -> Reference:
     torch.set_num_threads(1)
-    model = AutoModelForCausalLM.from_pretrained(prepared.model_path, dtype=torch.float32)
-    return Reference(model.train(False), AutoTokenizer.from_pretrained(prepared.model_path))
+    return Reference(load_reference(), AutoTokenizer.from_pretrained(prepared.model_path))
 
 
 async def test_concurrent_streams_are_transformers_greedy_text(
