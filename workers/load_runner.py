@@ -77,6 +77,9 @@ def load_runner(
     )
     with phases.phase("weights"):
         model = load_model(model_path, config.dtype, device, config.trust_remote_code)
+        # An operator who asks for float32 wants no rows rounded to 8 bits, as blocks have them.
+        if config.dtype == "float32" and config.quantization is None:
+            _expand(model, log, keeps_floats=True)
     if shared is not None and fingerprint_weights(model_path) != shared.fingerprint:
         shared = None  # changed meanwhile: the weights that were read match neither fingerprint
     log(f"{type(model).__name__} in {model.dtype} on {device}, {threads} threads")
@@ -89,8 +92,7 @@ def load_runner(
     compiled = _compile(model, hook, config, max_model_len, threads, log, phases, shared)
     if compiled is None:
         with phases.phase("compile"):
-            if num_expanded := expand_parameters(model):
-                log(f"{num_expanded} weights of the GGUF file expanded to {model.dtype}")
+            _expand(model, log)
             if is_slow_on_torch(model_path, config.dtype, model.dtype, device):
                 log("float32 instead, which is faster without compiled kernels")
                 to_float32(model)
@@ -119,6 +121,13 @@ def load_runner(
         with phases.phase("compile"):
             capture_graphs(runner, hook, choice, log, **limits)
     return runner
+
+
+def _expand(
+    model: PreTrainedModel, log: Callable[[str], None], *, keeps_floats: bool = False
+) -> None:
+    if num_expanded := expand_parameters(model, keeps_floats=keeps_floats):
+        log(f"{num_expanded} weights of the GGUF file expanded to {model.dtype}")
 
 
 def _compile(

@@ -76,11 +76,21 @@ def save_tiny_gguf(
     for tensor_name, values, put in _tensors(model, name):
         rounded = _add_tensor(writer, tensor_name, values, kind)
         put(torch.from_numpy(rounded))
+    _add_rope_factors(writer, model)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     return model
+
+
+def _add_rope_factors(writer: gguf.GGUFWriter, model: Any) -> None:
+    """Add the tensor in which llama.cpp keeps what a model divides its rotary frequencies by."""
+    rotary = getattr(model.base_model, "rotary_emb", None)
+    if rotary is None or not hasattr(rotary, "inv_freq") or rotary.rope_type == "default":
+        return
+    plain = 10000.0 ** -(torch.arange(0, HEAD_DIM, 2) / HEAD_DIM)
+    writer.add_tensor("rope_freqs.weight", (plain / rotary.inv_freq).float().numpy())
 
 
 def _add_metadata(writer: gguf.GGUFWriter, config: Any) -> None:

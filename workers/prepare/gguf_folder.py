@@ -3,6 +3,7 @@
 transformers makes the configuration and the tokenizer from the file's metadata.
 """
 
+import math
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +43,7 @@ def write_gguf_folder(source: Path, output: Path) -> None:
         with stages.stage(f"reading {headers[0].architecture}"):
             config = AutoConfig.from_pretrained(folder, **options)
             _set_from_all_files(config, headers)
+            _set_rope_factors(config, files, headers)
         with stages.stage("tokenizer", weight=2):
             tokenizer = AutoTokenizer.from_pretrained(folder, config=config, **options)
             tokenizer.save_pretrained(output)
@@ -88,6 +90,37 @@ def _set_from_all_files(config: Any, headers: list[GGUFHeader]) -> None:
     size = metadata.get("tokenizer.ggml.tokens") if size is None else size
     if isinstance(size, int):
         config.vocab_size = size
+
+
+def _set_rope_factors(config: Any, files: list[Path], headers: list[GGUFHeader]) -> None:
+    """Set the factors by which a rotary embedding's frequencies are divided, as in Llama 3.1.
+
+    llama.cpp keeps them in a tensor, which transformers does not read (5.24). Of transformers'
+    kinds of scaling, longrope has a factor for each frequency.
+    """
+    found = [
+        (file, tensor)
+        for file, header in zip(files, headers, strict=True)
+        for tensor in header.tensors
+        if tensor.name == "rope_freqs.weight" and tensor.type == "f32"
+    ]
+    parameters = getattr(config, "rope_parameters", None)
+    if not found or not isinstance(parameters, dict):
+        return
+    file, tensor = found[0]
+    count = math.prod(tensor.shape)
+    with file.open("rb") as stream:
+        stream.seek(tensor.offset)
+        factors = list(struct.unpack(f"<{count}f", stream.read(4 * count)))
+    if parameters.get("rope_type", "default") == "default" and set(factors) != {1.0}:
+        config.rope_parameters = {
+            **parameters,
+            "rope_type": "longrope",
+            "short_factor": factors,
+            "long_factor": factors,
+            "attention_factor": 1.0,
+            "original_max_position_embeddings": config.max_position_embeddings,
+        }
 
 
 @contextmanager

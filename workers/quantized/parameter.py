@@ -64,12 +64,18 @@ def expanded(parameter: Tensor) -> Tensor:
     return _rows(parameter, 0, parameter.shape[0])
 
 
-def expand_parameters(model: nn.Module) -> int:
-    """Expand all packed parameters of a model for good; return how many there were."""
+def expand_parameters(model: nn.Module, *, keeps_floats: bool = False) -> int:
+    """Expand packed parameters of a model for good; return how many there were.
+
+    keeps_floats: leave those that are not in blocks.
+    """
     plain: dict[int, nn.Parameter] = {}
     for module in model.modules():
         for name, parameter in cast(dict[str, Tensor | None], module._parameters).items():
             if isinstance(parameter, PackedParameter):
+                quantized = quantized_of(parameter)
+                if keeps_floats and quantized is not None and quantized.is_float:
+                    continue
                 key = id(parameter)
                 if key not in plain:
                     plain[key] = nn.Parameter(expanded(parameter), requires_grad=False)

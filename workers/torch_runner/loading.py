@@ -59,8 +59,7 @@ def load_model(
         model = _read_weights(model_path, model_class, chosen)
     model.eval()
     model.requires_grad_(False)
-    # Who asks for float32 wants no rows rounded to 8 bits, as products with blocks have them.
-    if device.type != "cpu" or dtype == "float32":
+    if device.type != "cpu":
         expand_parameters(model)
     loaded: PreTrainedModel = model.to(device)
     return loaded

@@ -55,6 +55,22 @@ def test_every_architecture_computes_what_its_file_holds(tmp_path: Path, name: s
     assert sum(p.untyped_storage().nbytes() for p in packed) <= 4 * len(packed)
 
 
+@needs_kernels
+def test_stretched_rotary_embeddings(tmp_path: Path) -> None:
+    """As Llama 3.1's, which llama.cpp writes as a tensor of factors."""
+    rope = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0}
+    rope |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+    reference = prepared(tmp_path, "llama", rope_parameters=rope)
+    model = loaded(tmp_path, reference)
+    frequencies = model.model.rotary_emb.inv_freq
+    torch.testing.assert_close(frequencies, reference.model.rotary_emb.inv_freq)
+    torch.testing.assert_close(logits(model), logits(reference), rtol=1e-4, atol=1e-4)
+    lines: list[str] = []
+    config = EngineConfig(kv_cache_bytes=CACHE, dtype="float32")
+    build_engine(tmp_path / "model", config, 1, lines.append)
+    assert any(line.startswith("compiled kernels") for line in lines), lines
+
+
 @pytest.mark.parametrize("type_name", ["f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1"])
 def test_every_format_is_read(tmp_path: Path, type_name: str) -> None:
     reference = prepared(tmp_path, "llama", type_name)
@@ -155,10 +171,19 @@ def test_kernels_multiply_the_blocks_of_the_file(
 ) -> None:
     """That they compute what transformers does the self-check says; else nothing would start."""
     prepared(tmp_path, "llama", type_name, **options)
-    generated, lines, _ = tokens(tmp_path / "model", cpu_kernels="native")
+    generated, lines, _ = tokens(tmp_path / "model", cpu_kernels="native", dtype="bfloat16")
     assert len(generated) == 8
     assert [f"weights in {type_name}, not shared" in line for line in lines].count(True) == 1
     assert str(tmp_path / "tiny.gguf") not in Path("/proc/self/maps").read_text()
+
+
+@needs_kernels
+def test_blocks_are_expanded_if_float32_is_asked_for(tmp_path: Path) -> None:
+    prepared(tmp_path, "llama", "q8_0").save_pretrained(tmp_path / "expanded")
+    generated, lines, _ = tokens(tmp_path / "model", cpu_kernels="native", dtype="float32")
+    assert any("expanded to torch.float32" in line for line in lines)
+    assert any("weights in float32" in line for line in lines)
+    assert generated == tokens(tmp_path / "expanded", cpu_kernels="native")[0]
 
 
 @needs_kernels
