@@ -16,6 +16,7 @@ import time
 import torch
 
 from headrace.protocol.config import KernelSet
+from headrace.workers.native.instructions import BufferKind
 from headrace.workers.native.library import (
     OPERATIONS,
     PANEL_OUTPUTS,
@@ -27,7 +28,6 @@ from headrace.workers.native.library import (
     load_library,
     usable_kernels,
 )
-from headrace.workers.native.lower import BufferKind
 from headrace.workers.native.weight_format import WeightFormat
 from headrace.workers.quantized.formats import BLOCK, BLOCK_FORMATS
 from headrace.workers.quantized.panels import panel_bytes
