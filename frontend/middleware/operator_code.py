@@ -24,7 +24,10 @@ def load(path: str) -> Any:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # a module may raise anything
         said = " ".join(f"{type(error).__name__}: {error}".split())
-        raise MiddlewareError(f"{path}: {module_name} cannot be imported ({said[:500]})") from error
+        hint = "; PYTHONPATH names folders" if isinstance(error, ModuleNotFoundError) else ""
+        raise MiddlewareError(
+            f"{path}: {module_name} cannot be imported ({said[:500]}){hint}"
+        ) from error
     found = getattr(module, name, None)
     if found is None:
         raise MiddlewareError(f"{path}: {module_name} has no {name}")

@@ -41,7 +41,10 @@ class Certificate:
         try:
             self.context = await asyncio.to_thread(server_context, self._options)
         except TLSError as error:
-            log.warning("the certificate has changed, the old one stays in use: %s", error.reason)
+            flag = "--" + error.option.replace("_", "-")
+            log.warning(
+                "the certificate has changed, the old one stays in use: %s: %s", flag, error.reason
+            )
         else:
             log.info("the certificate has changed: new connections get the new one")
 

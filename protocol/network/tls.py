@@ -84,7 +84,8 @@ def _of_certificate(error: ssl.SSLError, key: str, certificate: Path) -> TLSErro
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(certificate)
     except ssl.SSLError:
         return TLSError("ssl_certfile", "is not a certificate (PEM)")
-    return TLSError(key, "has no private key (PEM)")
+    hint = "; --ssl-keyfile names a file of its own" if key == "ssl_certfile" else ""
+    return TLSError(key, f"has no private key (PEM){hint}")
 
 
 def _load_authorities(context: ssl.SSLContext, file: Path) -> None:

@@ -259,7 +259,9 @@ def test_broken_pair_is_not_used(
     wait_for(lambda: server.log.count(lines) == 2, "each frontend says so")
     assert shows_everywhere(server, name)
     shutil.copyfile(other.certificate, own.certificate)  # the key is not there yet
-    wait_for(lambda: server.log.count(f"{lines}the key does not belong") == 2, "and again")
+    wait_for(
+        lambda: server.log.count(f"{lines}--ssl-keyfile: the key does not belong") == 2, "and again"
+    )
     assert shows_everywhere(server, name)
     own.key.unlink()
     wait_for(lambda: server.log.count("No such file") == 2, "and that it is missing")
