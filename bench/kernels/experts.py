@@ -1,6 +1,6 @@
 """Compare a mixture of experts as a compiled program with torch's operations.
 
-    GOMP_SPINCOUNT=10000 python -m bench.experts
+    GOMP_SPINCOUNT=10000 python -m bench.kernels.experts
 
 Weights are random, in bfloat16: a qwen3_moe of 0.9 billion parameters, of which 0.2 are used for a
 token, unless options say otherwise. Tokens are random, too, so that nearly all experts are in use

@@ -1,6 +1,6 @@
 """Measure products with packed weights: each format over bfloat16, in turn, on each kernel set.
 
-    python -m bench.products [--rows 1,16,512] [--formats q8_0,q4_0] [--sets avx512,avx2]
+    python -m bench.kernels.products [--rows 1,16,512] [--formats q8_0,q4_0] [--sets avx512,avx2]
 
 The shapes are those of a model of 0.5 billion parameters (Qwen2.5-0.5B); weights are random bytes.
 A program has as many products as it takes to exceed the processor's caches. Of the best of some

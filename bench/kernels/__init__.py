@@ -1,0 +1,1 @@
+"""Measure the CPU kernels by themselves."""
