@@ -1,7 +1,8 @@
 """Migrate requests that wait in a busy worker to workers with capacity.
 
 A request's worker is chosen when it comes. A worker that wakes up or starts later, because the
-others have queues, would otherwise get nothing of these queues.
+others have queues, would otherwise get nothing of these queues; and what was sent to a worker just
+before this frontend heard that it is paused would wait until it is resumed.
 """
 
 from collections.abc import Iterable, Iterator
@@ -27,9 +28,9 @@ def plan_migrations(
     The newest flights of a queue go first: the oldest are about to run. Other frontends migrate
     their own, and see each other's migrations.
     """
-    available = [each for each in workers if each.state == READY and not each.is_paused]
-    free = [each for each in available if not each.load.waiting]
-    crowded = [each for each in available if each.load.waiting] if free else []
+    ready = [each for each in workers if each.state == READY]
+    free = [each for each in ready if not each.is_paused and not each.load.waiting]
+    crowded = [each for each in ready if each.load.waiting] if free else []
     for worker in sorted(crowded, key=lambda each: -each.load.waiting):
         for flight in _waiting(worker, loads, now):
             target = _least_busy(free, flight, worker, loads)
@@ -54,7 +55,7 @@ def _least_busy(
     free: list[WorkerState], flight: Flight, worker: WorkerState, loads: Loads
 ) -> str | None:
     """Return the least busy worker of the group that has the adapter; None if none is clearly less
-    busy than the flight's worker."""
+    busy than the flight's worker, which goes on."""
     adapter = flight.request.adapter
     fit = [
         each.worker_id
@@ -66,4 +67,4 @@ def _least_busy(
     load = {each: loads.candidate(each).expected for each in fit}
     target = min(fit, key=lambda each: load[each])
     here = loads.candidate(worker.worker_id).load
-    return target if here - load[target] >= DIFFERENCE else None
+    return target if worker.is_paused or here - load[target] >= DIFFERENCE else None

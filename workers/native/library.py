@@ -10,11 +10,12 @@ import functools
 from collections.abc import Callable
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 
-from headrace.protocol.config import CpuKernels, KernelSet
+if TYPE_CHECKING:  # pydantic is not needed to run a model
+    from headrace.protocol.config import CpuKernels, KernelSet
 
 # In the order of the enumeration in src/program.h.
 Operation = Literal[
@@ -27,7 +28,7 @@ Operation = Literal[
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 
 # The instruction sets that libraries are built for (setup.py), the fastest first, in words.
-KERNEL_SETS: dict[KernelSet, str] = {
+KERNEL_SETS: "dict[KernelSet, str]" = {
     "avx512": "AVX-512 with bfloat16 and VNNI",
     "avx2vnni": "AVX2 with VNNI",
     "avx2": "AVX2 with FMA",
@@ -126,7 +127,7 @@ class Kernels:
     name: of its instruction set. build: identifies the build of the library file.
     """
 
-    name: KernelSet
+    name: "KernelSet"
     build: str
 
     supported: Callable[[], int]
@@ -142,7 +143,7 @@ class Kernels:
     new_draws: Callable[[int], int | None]
     draw: Callable[..., int]
 
-    def __init__(self, name: KernelSet, path: Path) -> None:
+    def __init__(self, name: "KernelSet", path: Path) -> None:
         self.name = name
         info = path.stat()
         self.build = f"{info.st_size}-{info.st_mtime_ns}"
@@ -157,10 +158,10 @@ class Kernels:
 class _Choice:
     """The process's choice of kernels: it serves one model."""
 
-    kernels: CpuKernels = "auto"
+    kernels: "CpuKernels" = "auto"
 
 
-def choose_kernels(kernels: CpuKernels) -> None:
+def choose_kernels(kernels: "CpuKernels") -> None:
     """Let this process run its models, and draw tokens, with these kernels from now on.
 
     `unsupported_reason` tells whether they can run here.
@@ -191,7 +192,7 @@ def load_kernels() -> Kernels | None:
     return find_kernels(_Choice.kernels)
 
 
-def find_kernels(kernels: CpuKernels) -> Kernels | None:
+def find_kernels(kernels: "CpuKernels") -> Kernels | None:
     """Return the library of a choice, or the fastest; None if it was not built or cannot run here.
 
     Where torch's operations run the model, the fastest library draws the tokens.
@@ -201,7 +202,7 @@ def find_kernels(kernels: CpuKernels) -> Kernels | None:
     return next((library for name in names if (library := _usable(name))), None)
 
 
-def usable_kernels() -> list[KernelSet]:
+def usable_kernels() -> "list[KernelSet]":
     """Return the instruction sets whose libraries run here, the fastest first."""
     return [name for name in KERNEL_SETS if _usable(name)]
 
@@ -215,17 +216,17 @@ def _missing_reason() -> str:
     return f"the processor lacks {KERNEL_SETS[chosen]}"
 
 
-def _set_of(kernels: CpuKernels) -> KernelSet | None:
+def _set_of(kernels: "CpuKernels") -> "KernelSet | None":
     return next((name for name in KERNEL_SETS if name == kernels), None)
 
 
-def _usable(name: KernelSet) -> Kernels | None:
+def _usable(name: "KernelSet") -> Kernels | None:
     library = load_library(name)
     return library if library is not None and library.supported() else None
 
 
 @functools.cache
-def load_library(name: KernelSet) -> Kernels | None:
+def load_library(name: "KernelSet") -> Kernels | None:
     """Load the library of an instruction set; None if it was not built."""
     for suffix in EXTENSION_SUFFIXES:
         path = Path(__file__).parent / f"kernels_{name}{suffix}"

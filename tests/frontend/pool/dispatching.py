@@ -32,6 +32,7 @@ class Wire:
             on_replay=lambda group, worker_id: self.replayed.append(group),
             shared=shared,
         )
+        self.paused: set[str] = set()
         self.adapters: dict[str, tuple[str, ...]] = {}  # of workers
         self._numbers: dict[str, int] = {}
         self._version = 0
@@ -72,6 +73,7 @@ class Wire:
                     f"ipc://{name}",
                     loads.get(name, IDLE),
                     adapters=self.adapters.get(name, ()),
+                    is_paused=name in self.paused,
                 )
                 for name, state in workers.items()
             ),

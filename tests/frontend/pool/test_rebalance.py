@@ -80,6 +80,28 @@ async def test_who_sleeps_is_not_sent_anything() -> None:
     assert len(wire.running("w")) == 6
 
 
+async def test_what_a_paused_worker_has_got_just_before_goes_to_others() -> None:
+    """All of it; what has begun there waits there. If all are paused, nothing moves."""
+    wire = Wire()
+    await crowd(wire, 3)
+    wire.answer("w", Output("r0", (1,), 0))
+    wire.paused = {"w", "v"}
+    wire.state({"w": busy(2, running=1)}, w=READY, v=READY)
+    assert wire.running("v") == []
+    wire.paused = {"w"}
+    wire.state({"w": busy(2, running=1)}, w=READY, v=READY)
+    assert wire.running("v") == ["r2+1", "r1+1"]
+    assert wire.running("w") == ["r0"]
+
+
+async def test_a_single_request_leaves_a_paused_worker() -> None:
+    wire = Wire()
+    await crowd(wire, 1)
+    wire.paused = {"w"}
+    wire.state({"w": busy(1, running=0)}, w=READY, v=READY)
+    assert wire.running("v") == ["r0+1"]
+
+
 async def test_only_to_those_that_have_the_adapter() -> None:
     wire = Wire()
     wire.adapters = {"w": ("1f",), "u": ("1f",)}
