@@ -27,9 +27,22 @@ class Reply(NamedTuple):
         return json.loads(self.data.partition(b"\r\n\r\n")[2])
 
 
-def connect(server: Server, timeout_s: float = 20.0) -> socket.socket:
+def connect(
+    server: Server, timeout_s: float = 20.0, receive_bytes: int | None = None
+) -> socket.socket:
+    """receive_bytes: of the kernel's buffer. It must be set first: what a sender was told before
+    that it may send is dropped, and sent again after seconds."""
     url = httpx.URL(server.url)
-    return socket.create_connection((url.host, url.port or 80), timeout=timeout_s)
+    made = socket.socket(socket.AF_INET6 if ":" in url.host else socket.AF_INET)
+    if receive_bytes is not None:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+    made.settimeout(timeout_s)
+    try:
+        made.connect((url.host, url.port or 80))
+    except OSError:
+        made.close()
+        raise
+    return made
 
 
 def ask(server: Server, data: bytes, timeout_s: float = 3.0) -> Reply:

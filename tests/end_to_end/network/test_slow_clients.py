@@ -224,8 +224,7 @@ def test_client_without_a_window_is_dropped(server: Server) -> None:
 
 def test_slow_reader_gets_everything(server: Server) -> None:
     """One that reads, if slowly, is not cut off."""
-    with connect(server) as connection:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 128 * 1024)
+    with connect(server, receive_bytes=128 * 1024) as connection:
         body = {**LONG, "max_tokens": 1000, "n": 4, "logprobs": 5}
         connection.sendall(post("/v1/completions", body, "Connection: close"))
         received = b""
