@@ -228,7 +228,8 @@ def test_slow_reader_gets_everything(server: Server) -> None:
         body = {**LONG, "max_tokens": 1000, "n": 4, "logprobs": 5}
         connection.sendall(post("/v1/completions", body, "Connection: close"))
         received = b""
-        connection.settimeout(5)
+        # Kernels drop what a small buffer has no room for, and send it again after seconds.
+        connection.settimeout(60)
         begun_at = time.monotonic()
         while data := connection.recv(32 * 1024):
             received += data
