@@ -23,3 +23,18 @@ Continue = Callable[[], Awaitable[None]]
 # In a scope's `state`: a function that closes the connection when nothing is in flight on it, where
 # no header says that (HTTP/2).
 LEAVE_KEY = "headrace.leave"
+
+
+class NotingSend:
+    """Sends messages, and notes whether a response has begun.
+
+    has_begun: whether its status has been sent, so that no other response can be.
+    """
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.has_begun = False
+
+    async def __call__(self, message: Message) -> None:
+        self.has_begun = True
+        await self._send(message)

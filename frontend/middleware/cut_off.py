@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Mapping
 
 from headrace.frontend.errors import Stopping
-from headrace.frontend.middleware.asgi import ASGIApp, ASGIScope, Message, Receive, Send
+from headrace.frontend.middleware.asgi import ASGIApp, ASGIScope, NotingSend, Receive, Send
 from headrace.frontend.middleware.early_answer import send_error
 from headrace.frontend.middleware.full_pool import ErrorBody
 from headrace.frontend.middleware.request_scope import KEY, RequestScope
@@ -29,17 +29,11 @@ class CutOffMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        has_begun = False
-
-        async def note_begin(message: Message) -> None:
-            nonlocal has_begun
-            has_begun = True
-            await send(message)
-
+        noting = NotingSend(send)
         try:
-            await self._app(scope, receive, note_begin)
+            await self._app(scope, receive, noting)
         except asyncio.CancelledError:
-            if self._drain.is_over and not has_begun:
+            if self._drain.is_over and not noting.has_begun:
                 await self._answer(scope, send)
             raise
 

@@ -2,13 +2,13 @@
 
 import importlib
 import inspect
-import json
 import logging
 from collections.abc import Sequence
 from typing import Any
 
 from headrace.frontend.errors import FAILURE, InternalError
-from headrace.frontend.middleware.asgi import ASGIApp, ASGIScope, Message, Receive, Send
+from headrace.frontend.middleware.asgi import ASGIApp, ASGIScope, NotingSend, Receive, Send
+from headrace.frontend.middleware.early_answer import send_error
 
 log = logging.getLogger("headrace.frontend")
 
@@ -79,23 +79,12 @@ class _Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        has_begun = False
-
-        async def note_and_send(message: Message) -> None:
-            nonlocal has_begun
-            has_begun = True
-            await send(message)
-
+        noting = NotingSend(send)
         try:
-            await self._app(scope, receive, note_and_send)
+            await self._app(scope, receive, noting)
         except Exception as error:
             log.error("a middleware has failed", exc_info=error)
-            if has_begun:
+            if noting.has_begun:
                 raise
-            body = json.dumps(InternalError(FAILURE).body()).encode()
-            headers = [
-                (b"content-type", b"application/json"),
-                (b"content-length", str(len(body)).encode()),
-            ]
-            await send({"type": "http.response.start", "status": 500, "headers": headers})
-            await send({"type": "http.response.body", "body": body, "more_body": False})
+            failure = InternalError(FAILURE)
+            await send_error(send, failure, failure.body())

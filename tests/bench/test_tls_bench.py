@@ -12,7 +12,8 @@ def test_a_short_run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fake_model: Path
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", "")
-    arguments = ["--keys", "--streams", "2", "--requests", "100", "--output-tokens", "50"]
+    # Enough for a clock of 10 ms.
+    arguments = ["--keys", "--streams", "8", "--requests", "100", "--output-tokens", "500"]
     arguments += ["--step-s", "0", "--rounds", "1", "--model", str(fake_model)]
     monkeypatch.setattr(sys, "argv", ["bench.tls", *arguments])
 

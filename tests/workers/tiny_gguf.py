@@ -112,12 +112,17 @@ def _add_metadata(writer: gguf.GGUFWriter, config: Any) -> None:
         writer.add_expert_count(config.num_experts)
         writer.add_expert_used_count(config.num_experts_per_tok)
         writer.add_expert_feed_forward_length(config.moe_intermediate_size)
-    letters = [*"abcdefgh", "ab", *map(chr, range(256, 256 + VOCAB - 12))]
+    add_tokenizer(writer, VOCAB)
+    writer.add_pad_token_id(0)
+
+
+def add_tokenizer(writer: gguf.GGUFWriter, vocab_size: int) -> None:
+    """Add a byte-level tokenizer of so many tokens, the first of which are special."""
+    letters = [*"abcdefgh", "ab", *map(chr, range(256, 256 + vocab_size - 12))]
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(["<unk>", "<s>", "</s>", *letters])
     writer.add_token_types([3, 3, 3] + [1] * len(letters))
     writer.add_token_merges(["a b"])
-    writer.add_pad_token_id(0)
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
 

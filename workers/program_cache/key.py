@@ -13,8 +13,17 @@ from headrace.workers.native.library import find_kernels
 
 FORMAT = 1  # of the files; another number makes all of them anew
 _WORKERS = Path(__file__).parents[1]
-# The code that makes programs, and that decides whether a model has one.
-_SOURCES = ("attention", "linear", "lora", "native", "program_cache", "quantized", "torch_runner")
+# The code that makes programs, and that decides whether a model has one. "": modules of no room.
+_SOURCES = (
+    "",
+    "attention",
+    "linear",
+    "lora",
+    "native",
+    "program_cache",
+    "quantized",
+    "torch_runner",
+)
 _LIBRARIES = ("torch", "transformers", "safetensors", "gguf")
 # Options of which no program depends: how much runs at once, and with how much memory. Any option
 # that is not named here is a part of the key.

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.workers.prepare.gguf_header import GGUFError, read_gguf_header
+from tests.workers.tiny_gguf import add_tokenizer
 
 HEADS, HEAD_SIZE, HIDDEN, INNER, VOCAB = 2, 16, 32, 64, 260
 QUANTIZED = gguf.GGMLQuantizationType.Q8_0
@@ -33,13 +34,7 @@ def write_gguf(file: Path, **extra: int) -> dict[str, np.ndarray]:
     writer.add_vocab_size(VOCAB)
     for key, value in extra.items():
         writer.add_uint16(key.replace("__", "."), value)
-    letters = [*"abcdefgh", "ab", *map(chr, range(256, 256 + VOCAB - 12))]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(["<unk>", "<s>", "</s>", *letters])
-    writer.add_token_types([3, 3, 3] + [1] * len(letters))
-    writer.add_token_merges(["a b"])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
+    add_tokenizer(writer, VOCAB)
     tensors = _add_tensors(writer)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
