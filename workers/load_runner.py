@@ -76,7 +76,7 @@ def load_runner(
         None if shared_file is None else SharedWeights(shared_file, fingerprint_weights(model_path))
     )
     with phases.phase("weights"):
-        model = load_model(model_path, config.dtype, device, config.trust_remote_code)
+        model = load_model(model_path, config.dtype, device, config.trust_remote_code, log)
         # An operator who asks for float32 wants no rows rounded to 8 bits, as blocks have them.
         if config.dtype == "float32" and config.quantization is None:
             _expand(model, log, keeps_floats=True)
@@ -127,7 +127,7 @@ def _expand(
     model: PreTrainedModel, log: Callable[[str], None], *, keeps_floats: bool = False
 ) -> None:
     if num_expanded := expand_parameters(model, keeps_floats=keeps_floats):
-        log(f"{num_expanded} weights of the GGUF file expanded to {model.dtype}")
+        log(f"{num_expanded} quantized weights expanded to {model.dtype}")
 
 
 def _compile(

@@ -67,7 +67,7 @@ class PackedBlocks(PackedWeight):
     def _bytes_of(self, part: dict[str, Any], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         quantized = quantized_part(part)
         if quantized is not None and not quantized.is_float:
-            return quantized.take(rows).data
+            return np.asarray(quantized.take(rows).data)
         floats = (
             weight_of(part)[torch.from_numpy(rows)].to(dtype_of(part["weight"]))
             if quantized is None

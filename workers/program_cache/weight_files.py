@@ -9,26 +9,30 @@ import torch
 from safetensors import safe_open
 
 from headrace.protocol.common.gguf_reference import REFERENCE, GGUFFilesError
+from headrace.protocol.common.stored_quantization import StoredQuantizationError
 from headrace.workers.quantized.gguf_file import GGUFWeights
+from headrace.workers.quantized.packed_files import PackedFiles, is_packed
 from headrace.workers.quantized.tensor import QuantizedTensor, attach_quantized, quantized_of
 
 _PARTS = ("model", "transformer")  # what transformers puts before the names of a model's base
 
 
 class WeightFiles:
-    """The safetensors of a folder, or the GGUF file that it refers to. Tensors are mapped from
-    them, and read where they are used.
+    """The safetensors of a folder, which may be packed integers, or the GGUF file that it refers
+    to. Tensors are mapped from them, and read where they are used.
 
     Raises OSError or SafetensorError if a file cannot be read.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._gguf: GGUFWeights | None = None
-        if (folder / REFERENCE).is_file():
-            try:
-                self._gguf = GGUFWeights(folder)
-            except GGUFFilesError as error:
-                raise OSError(str(error)) from error
+        self._quantized: GGUFWeights | PackedFiles | None = None
+        try:
+            if (folder / REFERENCE).is_file():
+                self._quantized = GGUFWeights(folder)
+            elif is_packed(folder):
+                self._quantized = PackedFiles(folder)
+        except (GGUFFilesError, StoredQuantizationError) as error:
+            raise OSError(str(error)) from error
         self._stack = ExitStack()
         self._files: dict[str, Any] = {}
         for path in sorted(folder.glob("*.safetensors")):
@@ -38,16 +42,16 @@ class WeightFiles:
     def read(self, name: str) -> torch.Tensor | None:
         """Return a tensor in the file's dtype; None if there is none of this name.
 
-        That of a GGUF file's matrix has no values: they are in the file (`quantized_of`).
+        That of a matrix in blocks has no values: they are in the file (`quantized_of`).
         """
-        if self._gguf is not None:
-            return self._read_gguf(self._gguf, name)
+        if self._quantized is not None:
+            return self._read_quantized(self._quantized, name)
         file = self._files.get(name)
         tensor: torch.Tensor | None = None if file is None else file.get_tensor(name)
         return tensor
 
     @staticmethod
-    def _read_gguf(weights: GGUFWeights, name: str) -> torch.Tensor | None:
+    def _read_quantized(weights: GGUFWeights | PackedFiles, name: str) -> torch.Tensor | None:
         if name not in weights.names:
             return None
         weight = weights.read(name, torch.float32)

@@ -13,10 +13,9 @@ import numpy.typing as npt
 import torch
 
 from headrace.workers.quantized.blocks import Blocks, read_blocks
+from headrace.workers.quantized.converted_rows import Bytes, ConvertedRows
 from headrace.workers.quantized.decoder_library import decode_rows
 from headrace.workers.quantized.formats import BLOCK_FORMATS, FLOAT_FORMATS
-
-Bytes = npt.NDArray[np.uint8]
 
 _ATTRIBUTE = "_headrace_quantized"
 _CHUNK_ELEMENTS = 1024 * 1024  # decoded at a time, so that what is between stays in the cache
@@ -24,16 +23,17 @@ _CHUNK_ELEMENTS = 1024 * 1024  # decoded at a time, so that what is between stay
 
 @dataclass(frozen=True, eq=False)
 class QuantizedTensor:
-    """A weight [outputs, inputs] of a file, in the file's own bytes.
+    """A weight [outputs, inputs] of a file, in the file's own bytes or in blocks made of them.
 
     format: its name as in llama.cpp, in lower case: "q4_k", "q8_0", "bf16", ...
     shape: (outputs, inputs); rows are padded with zeros to whole blocks.
-    data: the bytes [outputs, bytes per row], usually mapped from the file.
+    data: the bytes [outputs, bytes per row], usually mapped from the file, or converted where they
+        are read.
     """
 
     format: str
     shape: tuple[int, int]
-    data: Bytes
+    data: Bytes | ConvertedRows
 
     def __post_init__(self) -> None:
         """Check the bytes' shape. Raises ValueError if the format is unknown or they do not fit."""
@@ -57,8 +57,10 @@ class QuantizedTensor:
 
     def to_dtype(self, dtype: torch.dtype) -> torch.Tensor:
         """Return the whole weight in a float type, in the file's own bytes if it is stored so."""
-        if self.is_float and FLOAT_FORMATS[self.format] == dtype and self.data.flags.writeable:
-            return torch.from_numpy(np.ascontiguousarray(self.data)).view(dtype)
+        if self.is_float and FLOAT_FORMATS[self.format] == dtype:
+            data = np.asarray(self.data)
+            if data.flags.writeable:
+                return torch.from_numpy(np.ascontiguousarray(data)).view(dtype)
         return self.dequantize(dtype=dtype)
 
     def dequantize(
@@ -80,7 +82,7 @@ class QuantizedTensor:
             data = np.array(self.data[first:last])
             result.copy_(torch.from_numpy(data).view(FLOAT_FORMATS[self.format]))
         elif self.shape[1] % BLOCK_FORMATS[self.format].inputs or not decode_rows(
-            self.format, self.data[first:last], result
+            self.format, np.asarray(self.data[first:last]), result
         ):
             result.copy_(self.blocks(first, last).dequantize()[:, : self.shape[1]])
 

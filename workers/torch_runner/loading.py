@@ -6,6 +6,7 @@ operator has said that code of a model's folder may run.
 
 import inspect
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,11 +16,17 @@ from transformers.modeling_utils import PreTrainedModel
 
 from headrace.protocol.common.context_length import context_length
 from headrace.protocol.common.gguf_reference import REFERENCE
+from headrace.protocol.common.stored_quantization import (
+    StoredQuantization,
+    StoredQuantizationError,
+    stored_quantization,
+)
 from headrace.protocol.config import Dtype
 from headrace.workers.errors import ModelUnsupported
 from headrace.workers.native.library import unsupported_reason
 from headrace.workers.quantized.parameter import expand_parameters
 from headrace.workers.torch_runner.gguf_loading import load_gguf_model
+from headrace.workers.torch_runner.packed_loading import load_packed_model
 
 _AUTO_CLASS = "AutoModelForCausalLM"  # the key of auto_map for models that generate text
 _DTYPES = {
@@ -42,11 +49,15 @@ def choose_device(configured: Literal["auto", "cpu", "cuda"]) -> torch.device:
 
 
 def load_model(
-    model_path: Path, dtype: Dtype, device: torch.device, trusts_code: bool = False
+    model_path: Path,
+    dtype: Dtype,
+    device: torch.device,
+    trusts_code: bool = False,
+    log: Callable[[str], None] = lambda line: None,
 ) -> PreTrainedModel:
     """Load the folder's model in evaluation mode. Raises ModelUnsupported if that fails.
 
-    trusts_code: whether code of the folder may run.
+    trusts_code: whether code of the folder may run. log: receives lines for the operator.
     """
     config = _read_config(model_path)
     model_class = _model_class(model_path, config, trusts_code)
@@ -54,6 +65,12 @@ def load_model(
     if (model_path / REFERENCE).is_file():
         chosen = choose_dtype(dtype, config, None, device)
         model: Any = load_gguf_model(model_path, model_class, chosen)
+    elif (quantization := _stored_quantization(model_path)) is not None:
+        chosen = _dtype_of_packed(dtype, config, device)
+        if quantization.method == "mxfp4":
+            model = _read_weights(model_path, model_class, chosen)
+        else:
+            model = load_packed_model(model_path, model_class, chosen, log)
     else:
         chosen = choose_dtype(dtype, config, _weight_files(model_path)[0], device)
         model = _read_weights(model_path, model_class, chosen)
@@ -63,6 +80,26 @@ def load_model(
         expand_parameters(model)
     loaded: PreTrainedModel = model.to(device)
     return loaded
+
+
+def _stored_quantization(model_path: Path) -> StoredQuantization | None:
+    try:
+        return stored_quantization(model_path)
+    except StoredQuantizationError as error:
+        raise ModelUnsupported(str(error)) from error
+
+
+def _dtype_of_packed(
+    configured: Dtype, config: dict[str, Any], device: torch.device
+) -> torch.dtype:
+    """Return the dtype to compute in with packed weights.
+
+    Most of them are said to be float16, for GPUs. Without kernels for it "auto" takes bfloat16.
+    """
+    chosen = choose_dtype(configured, config, None, device)
+    if configured == "auto" and chosen == torch.float16 and _is_fast_in_bfloat16(device):
+        return torch.bfloat16
+    return chosen
 
 
 def read_model_class(model_path: Path) -> Any:

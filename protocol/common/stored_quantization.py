@@ -1,0 +1,114 @@
+"""What a folder's configuration says about weights that are quantized in its safetensors."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_INSTEAD = (
+    "use a GGUF file of the model, a checkpoint in GPTQ, AWQ or compressed-tensors, "
+    "or the original weights with --quantization q4_0 or q8_0"
+)
+_GPTQ_BITS = (2, 3, 4, 8)
+_GPTQ_LAYOUTS = ("gptq", "gptq_v2")
+# Formats of compressed-tensors whose layers are told apart by their tensors.
+_COMPRESSED = (
+    "pack-quantized", "int-quantized", "naive-quantized", "float-quantized", "mixed-precision",
+    "dense",
+)  # fmt: skip
+# Files of older tools beside a configuration that says nothing: (name, method).
+_OLD_FILES = (("quantize_config.json", "gptq"), ("quant_config.json", "awq"))
+
+
+class StoredQuantizationError(Exception):
+    """Weights in a folder cannot be read. The text is one line that says what to use instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredQuantization:
+    """How weights are quantized in a folder's safetensors.
+
+    method: "gptq", "awq", "compressed-tensors", "fp8" or "mxfp4".
+    zeros_less_one: whether zero points are stored less one, as in GPTQ's first version.
+    """
+
+    method: str
+    zeros_less_one: bool = False
+
+
+def stored_quantization(folder: Path) -> StoredQuantization | None:
+    """Read how a folder's weights are quantized; None if they are not, or nothing can be read.
+
+    Raises StoredQuantizationError if they are in a way that cannot be served.
+    """
+    config = _json_object(folder / "config.json")
+    text = config.get("text_config")
+    for place in (config, text if isinstance(text, dict) else {}):
+        for key in ("quantization_config", "compression_config"):
+            if isinstance(place.get(key), dict) and place[key]:
+                return _checked(folder, place[key])
+    for name, method in _OLD_FILES:
+        if found := _json_object(folder / name):
+            return _checked(folder, {"quant_method": method, **found})
+    return None
+
+
+def _checked(folder: Path, found: Mapping[str, Any]) -> StoredQuantization | None:
+    method = str(found.get("quant_method") or "").lower().replace("_", "-")
+    if not method and any(found.get(key) for key in ("load_in_4bit", "load_in_8bit")):
+        method = "bitsandbytes"
+    check = _CHECKS.get(method)
+    reason = f"has weights quantized by {method or 'an unnamed method'}" if check is None else ""
+    if check is not None:
+        reason = check(found)
+    if reason:
+        raise StoredQuantizationError(f"{folder}: {reason}, which cannot be read: {_INSTEAD}")
+    layout = found.get("checkpoint_format", "gptq")
+    return StoredQuantization(method, zeros_less_one=layout != "gptq_v2")
+
+
+def _check_gptq(found: Mapping[str, Any]) -> str:
+    layout = found.get("checkpoint_format") or "gptq"
+    if layout not in _GPTQ_LAYOUTS:
+        return f"has GPTQ weights in the layout {layout}"
+    bits = found.get("bits")
+    return "" if bits in _GPTQ_BITS else f"has GPTQ weights of {bits} bits"
+
+
+def _check_awq(found: Mapping[str, Any]) -> str:
+    version = str(found.get("version") or "gemm").lower()
+    bits = found.get("bits", found.get("w_bit", 4))
+    if version != "gemm":
+        return f"has AWQ weights in the layout {version}"
+    return "" if bits == 4 else f"has AWQ weights of {bits} bits"
+
+
+def _check_compressed(found: Mapping[str, Any]) -> str:
+    if found.get("transform_config"):
+        return "has compressed-tensors weights with transforms of their inputs"
+    sparsity = (found.get("sparsity_config") or {}).get("format", "dense")
+    groups = found.get("config_groups") or {}
+    each = [group.get("format") for group in groups.values() if isinstance(group, dict)]
+    for layout in (sparsity, found.get("format"), *each):
+        if layout is not None and layout not in _COMPRESSED:
+            return f"has compressed-tensors weights in the format {layout}"
+    return ""
+
+
+_CHECKS = {
+    "gptq": _check_gptq,
+    "awq": _check_awq,
+    "compressed-tensors": _check_compressed,
+    "fp8": lambda found: "",
+    "mxfp4": lambda found: "",
+}
+
+
+def _json_object(file: Path) -> dict[str, Any]:
+    """Return the JSON object in a file; {} if there is none."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
