@@ -6,6 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from headrace.protocol.common.gguf_reference import GGUFFilesError, check_files, read_reference
+from headrace.protocol.common.stored_quantization import (
+    StoredQuantizationError,
+    stored_quantization,
+)
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -17,7 +21,8 @@ class ModelError(Exception):
 
 
 def check_folder(folder: Path) -> None:
-    """Check that a folder holds a configuration, and complete weights or a reference to them.
+    """Check that a folder holds a configuration, and complete weights or a reference to them, in a
+    format that can be read.
 
     Raises ModelError if it does not.
     """
@@ -26,7 +31,8 @@ def check_folder(folder: Path) -> None:
         reference = read_reference(folder)
         if reference is not None:
             return check_files(reference[0])
-    except GGUFFilesError as error:
+        stored_quantization(folder)
+    except (GGUFFilesError, StoredQuantizationError) as error:
         raise ModelError(str(error)) from error
     for file in _weight_files(folder):
         _check_weights(file)

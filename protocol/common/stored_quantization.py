@@ -1,7 +1,7 @@
 """What a folder's configuration says about weights that are quantized in its safetensors."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,12 +96,12 @@ def _check_compressed(found: Mapping[str, Any]) -> str:
     return ""
 
 
-_CHECKS = {
+_CHECKS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "gptq": _check_gptq,
     "awq": _check_awq,
     "compressed-tensors": _check_compressed,
-    "fp8": lambda found: "",
-    "mxfp4": lambda found: "",
+    "fp8": lambda _: "",
+    "mxfp4": lambda _: "",
 }
 
 

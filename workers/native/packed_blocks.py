@@ -73,4 +73,4 @@ class PackedBlocks(PackedWeight):
             if quantized is None
             else quantized.take(rows).dequantize()
         )
-        return quantize(self._name, floats).data
+        return np.asarray(quantize(self._name, floats).data)

@@ -77,7 +77,10 @@ class ProgramCache:
             data = self._store.load(self._key)
             if data is None:
                 return None
-            plan, facts = read_program(data, WeightFiles(self._model_path))
+            files = WeightFiles(self._model_path)
+            plan, facts = read_program(data, files)
+            for line in files.notes(plan.dtype):
+                self._log(line)
             return CachedProgram(plan, facts["model"], facts["vocab_rows"], facts["longest"])
         except (OSError, SafetensorError, DamagedProgram, KeyError) as error:
             self._log(f"the cached program is not used, and made anew: {error}")

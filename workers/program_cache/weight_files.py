@@ -50,6 +50,11 @@ class WeightFiles:
         tensor: torch.Tensor | None = None if file is None else file.get_tensor(name)
         return tensor
 
+    def notes(self, dtype: torch.dtype) -> Iterator[str]:
+        """Yield lines for the operator about the tensors that were read, used in that dtype."""
+        if isinstance(self._quantized, PackedFiles):
+            yield from self._quantized.notes(dtype)
+
     @staticmethod
     def _read_quantized(weights: GGUFWeights | PackedFiles, name: str) -> torch.Tensor | None:
         if name not in weights.names:

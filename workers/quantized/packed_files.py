@@ -181,9 +181,7 @@ class PackedFiles:
         read, shift = self._compressed_zeros(stem, scales.shape[1], bits)
         return GroupedWeight((outputs, inputs), bits, codes, scales, groups, read, shift)
 
-    def _compressed_zeros(
-        self, stem: str, groups: int, bits: int
-    ) -> tuple[ReadCodes | None, int]:
+    def _compressed_zeros(self, stem: str, groups: int, bits: int) -> tuple[ReadCodes | None, int]:
         """Return what reads a layer's zero points, and what is to be added to them."""
         zeros = self._optional(f"{stem}.weight_zero_point")
         if zeros is None or (zeros.dtype != torch.int32 and not bool(zeros.any())):

@@ -1,8 +1,6 @@
 """What engines do with a model of safetensors, they do with one in a GGUF file."""
 
 import gc
-import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from headrace.workers.prepare.gguf_folder import write_gguf_folder
 from headrace.workers.process.engine_memory import EngineMemory
 from tests.lora_adapters import make_adapter
 from tests.workers.driving import request, run
-from tests.workers.native.test_shared_file import NAME, needs_huge_pages
+from tests.workers.native.test_shared_file import needs_huge_pages
 from tests.workers.processors import needs_kernels
 from tests.workers.tiny_gguf import save_tiny_gguf
 
@@ -86,13 +84,6 @@ def test_a_file_that_changes_while_its_model_sleeps(tmp_path: Path) -> None:
     with pytest.raises(ModelUnsupported, match="has changed since the start"):
         memory.wake(ALL_MEMORY)
     assert memory.missing
-
-
-@pytest.fixture
-def shared_file() -> Iterator[SharedFile]:
-    fd = os.memfd_create(NAME)
-    yield SharedFile(Path(f"/proc/self/fd/{fd}"), NAME)
-    os.close(fd)
 
 
 @needs_kernels

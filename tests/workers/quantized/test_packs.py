@@ -1,18 +1,22 @@
 """A model is served from the packed integers of its safetensors, and computes what they hold."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from headrace.protocol.config import EngineConfig
-from headrace.workers.build import build_engine
-from headrace.workers.torch_runner.loading import load_model
+from headrace.protocol.common.stored_quantization import (
+    StoredQuantizationError,
+    stored_quantization,
+)
+from headrace.workers.errors import ModelUnsupported
 from headrace.workers.quantized.parameter import PackedParameter
 from headrace.workers.quantized.tensor import quantized_of
-from tests.workers.driving import request, run
-from tests.workers.processors import needs_kernels
+from headrace.workers.torch_runner.loading import load_model
+from tests.workers.tiny_models import save_tiny
 from tests.workers.tiny_packs import save_pack
 
 IDS = torch.tensor([[1, 5, 9, 120, 7, 7, 31]])
@@ -61,3 +65,81 @@ def test_it_computes_what_the_folder_holds(tmp_path: Path, name: str) -> None:
     torch.testing.assert_close(logits(model), logits(reference), rtol=0, atol=tolerance)
     assert formats(model) == {expected}
     assert sum(isinstance(p, PackedParameter) for p in model.parameters()) == 14
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "kind"),
+    [
+        ("gptq", {"bits": 8, "symmetric": False}, "of 8 bits with zero points"),
+        ("awq", {"group": 16, "symmetric": False}, "of groups that are no multiples of 32 inputs"),
+        ("fp8", {}, "of 8-bit floats"),
+        ("pack-quantized", {"scale_dtype": torch.float32, "initializer_range": 1e-9},
+         "with scales that 16 bits cannot hold"),
+    ],
+)  # fmt: skip
+def test_what_has_no_kernel_is_expanded_and_said(
+    tmp_path: Path, method: str, options: dict[str, Any], kind: str
+) -> None:
+    reference = save_pack(tmp_path, method, **options)
+    lines: list[str] = []
+    model = load_model(tmp_path, "float32", torch.device("cpu"), False, lines.append)
+    assert lines == [f"14 weights {kind} have no kernel and are expanded to float32"]
+    torch.testing.assert_close(logits(model), logits(reference), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("quantization", "message"),
+    [
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "quantized by bitsandbytes"),
+        ({"quant_method": "hqq"}, "quantized by hqq"),
+        ({"load_in_8bit": True}, "quantized by bitsandbytes"),
+        ({"quant_method": "gptq", "bits": 5}, "GPTQ weights of 5 bits"),
+        ({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}, "layout marlin"),
+        ({"quant_method": "awq", "bits": 4, "version": "gemv"}, "AWQ weights in the layout gemv"),
+        ({"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized"}, "nvfp4-pack"),
+        ({"quant_method": "compressed-tensors", "transform_config": {"a": 1}}, "transforms"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(
+    tmp_path: Path, quantization: dict[str, Any], message: str
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": quantization}))
+    with pytest.raises(StoredQuantizationError, match=f"{message}.* use a GGUF file"):
+        stored_quantization(tmp_path)
+    save_tiny(tmp_path, "llama")
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["quantization_config"] = quantization
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelUnsupported, match=message):
+        loaded(tmp_path)
+
+
+def test_a_bias_that_the_architecture_lacks(tmp_path: Path) -> None:
+    """AutoGPTQ's files have a bias for every layer, mostly of zeros."""
+    save_pack(tmp_path, "gptq")
+    file, name = tmp_path / "model.safetensors", "model.layers.0.mlp.up_proj.bias"
+    tensors = load_file(file) | {name: torch.zeros(256)}
+    save_file(tensors, file)
+    loaded(tmp_path)
+    tensors[name][3] = 1.0
+    save_file(tensors, file)
+    with pytest.raises(ModelUnsupported, match=rf"bias that its architecture has not: {name}"):
+        loaded(tmp_path)
+
+
+def test_a_missing_layer_is_named(tmp_path: Path) -> None:
+    save_pack(tmp_path, "awq", symmetric=False)
+    tensors = load_file(tmp_path / "model.safetensors")
+    kept = {name: value for name, value in tensors.items() if "1.mlp.up_proj" not in name}
+    save_file(kept, tmp_path / "model.safetensors")
+    with pytest.raises(ModelUnsupported, match=r"lacks 1 weights .* model\.layers\.1\.mlp\.up"):
+        loaded(tmp_path)
+
+
+def test_old_files_beside_the_configuration(tmp_path: Path) -> None:
+    reference = save_pack(tmp_path, "gptq", symmetric=False)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["quantization_config"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "quantize_config.json").write_text('{"bits": 4, "group_size": 32}')
+    torch.testing.assert_close(logits(loaded(tmp_path)), logits(reference), rtol=0, atol=5e-3)
