@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # pydantic is not needed to run a model
 Operation = Literal[
     "embed", "norm", "linear", "convert", "rotate", "write", "attend", "finish_attend", "combine",
     "gather", "round", "shrink", "round_blocks", "route", "sort_pairs", "copy_rows", "experts_up",
-    "experts_down", "copy_heads", "round_pairs",
+    "experts_down", "copy_heads", "round_pairs", "reorder",
 ]  # fmt: skip
 
 

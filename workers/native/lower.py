@@ -18,7 +18,7 @@ from headrace.workers.native.instructions import (
     share_buffers,
 )
 from headrace.workers.native.library import Operation
-from headrace.workers.native.weight_format import WeightFormat, format_of
+from headrace.workers.native.weight_format import WeightFormat, format_of, order_key
 from headrace.workers.quantized.formats import BLOCK
 
 _ROUNDED_KINDS = (BufferKind.INT8, BufferKind.ROUNDED)
@@ -132,18 +132,26 @@ class _Lowering:
             return {format_of(node.data["experts"].gate, self._quantization)}
         return {self._format_of(part["weight"], node) for part in parts_of(node.data)}
 
-    def _product_input(self, node: Node, weight_format: WeightFormat) -> tuple[Operand, ...]:
+    def _product_input(
+        self, node: Node, weight_format: WeightFormat, weight: Any = None
+    ) -> tuple[Operand, ...]:
         """Return the operands of a product's input: the rows, converted if they were not yet, and
-        for 8-bit rows their scales."""
+        for 8-bit rows their scales.
+
+        weight: one of the product's, which may want a row's numbers in another order.
+        """
         view = node.inputs[0]
         operand = self._operands[view.node]
         if operand.buffer is not None and operand.buffer.kind == BufferKind.PRODUCT:
             return (operand,)
         convert = self._conversion(weight_format)
-        key = (view.node, view.offset, convert.__name__)
+        key = (view.node, view.offset, convert.__name__ + order_key(weight))
         converted = self._converted.get(key)
         if converted is None:
-            converted = convert(view.node, self._operand(view), view.width)
+            source = self._operand(view)
+            if order_key(weight):
+                source = self._reordered(view.node, source, view.width, weight)
+            converted = convert(view.node, source, view.width)
             self._converted[key] = converted
         return converted
 
@@ -174,6 +182,11 @@ class _Lowering:
         out = Operand(Buffer(-(-width // BLOCK), BufferKind.ROUNDED))
         self._op("round_blocks", node, (source,), out, sizes={0: width})
         return (out,)
+
+    def _reordered(self, node: Node, source: Operand, width: int, weight: Any) -> Operand:
+        out = Operand(Buffer(width))
+        self._op("reorder", node, (source,), out, sizes={0: width}, data={"weight": weight})
+        return out
 
     def _op(
         self, kind: Operation, node: Node, inputs: tuple[Operand, ...], out: Operand, **fields: Any
@@ -215,7 +228,7 @@ class _Lowering:
         if len(node.inputs) > 1:
             return self._linear_added(node)
         weight_format = self._format_for(node)
-        source = self._product_input(node, weight_format)
+        source = self._product_input(node, weight_format, node.data["weight"])
         fused = self._siblings.get(node, [node])
         function = node.data.get("function")
         if len(fused) == 1:
@@ -231,27 +244,28 @@ class _Lowering:
 
     def _linear_added(self, node: Node) -> None:
         weight_format = self._format_for(node)
-        source = self._product_input(node, weight_format)
+        source = self._product_input(node, weight_format, node.data["weight"])
         target = self._operand(node.inputs[1])
         data = {"parts": [node.data], "function": None}
         self._product(node, weight_format, source, target, 1, data, node.data["factor"])
         self._drop_conversions(node.inputs[1].node)
 
     def _gated(self, node: Node) -> None:
-        formats = self._formats(node)
-        if len(formats) > 1:
+        formats, weights = self._formats(node), [part["weight"] for part in parts_of(node.data)]
+        if len(formats) > 1 or len(set(map(order_key, weights))) > 1:
             return self._gated_apart(node)
         (weight_format,) = formats
-        source = self._product_input(node, weight_format)
+        source = self._product_input(node, weight_format, weights[0])
         out = self._allocate(node, self._packs(node))
         self._product(node, weight_format, source, out, 2, dict(node.data))
 
     def _gated_apart(self, node: Node) -> None:
-        """Compute a gate and its partner in two products, as their weights' formats differ."""
+        """Compute a gate and its partner in two products, as their weights' formats, or
+        orders of their inputs, differ."""
         outs = []
         for part in parts_of(node.data):
             weight_format = self._format_of(part["weight"], node)
-            source = self._product_input(node, weight_format)
+            source = self._product_input(node, weight_format, part["weight"])
             outs.append(Operand(Buffer(node.width)))
             function = None if outs[1:] else node.data["function"]
             data = {"parts": [part], "function": function}
@@ -469,13 +483,14 @@ def _copies(operand: Operand) -> int:
 
 
 def _siblings(graph: Graph, format_for: Callable[[Node], WeightFormat]) -> dict[Node, list[Node]]:
-    """Group plain linears that read the same value and have weights of the same format: one product
-    computes them all."""
-    groups: dict[tuple[Node, int, int, bool, WeightFormat], list[Node]] = {}
+    """Group plain linears that read the same value and have weights of the same format, and in the
+    same order: one product computes them all."""
+    groups: dict[tuple[Node, int, int, bool, WeightFormat, str], list[Node]] = {}
     for node in graph.nodes:
         plain = node.kind == "linear" and not {"function", "exact"} & node.data.keys()
         if plain and len(node.inputs) == 1:
             view = node.inputs[0]
-            key = (view.node, view.offset, view.width, node.logit_rows_only, format_for(node))
+            formed = format_for(node), order_key(node.data["weight"])
+            key = (view.node, view.offset, view.width, node.logit_rows_only, *formed)
             groups.setdefault(key, []).append(node)
     return {node: group for group in groups.values() for node in group}

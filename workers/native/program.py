@@ -36,7 +36,7 @@ from headrace.workers.native.packed_weight import ALIGNMENT, PackedWeight
 from headrace.workers.native.plan import ProgramPlan, plan_program
 from headrace.workers.native.position_tables import compute_tables
 from headrace.workers.native.stored_dtype import dtype_of
-from headrace.workers.native.weight_format import WeightFormat, format_of
+from headrace.workers.native.weight_format import WeightFormat, format_of, order_of
 from headrace.workers.native.weight_memory import SharedWeights, WeightMemory
 from headrace.workers.quantized.tensor import quantized_of
 
@@ -172,6 +172,12 @@ class CompiledProgram:
             self._embed(instruction, op.data["table"], weight)
         elif op.kind == "norm":
             self._norm(instruction, op.data)
+        elif op.kind == "reorder":
+            order = order_of(op.data["weight"])
+            assert order is not None
+            places = torch.from_numpy(order)
+            self._referenced.append(places)
+            instruction.data[0] = places.data_ptr()
         elif op.kind == "combine":
             instruction.sizes[2] = activation
         elif op.kind in ("attend", "finish_attend"):

@@ -1,5 +1,6 @@
 """Choose the format in which a weight is stored and multiplied."""
 
+import hashlib
 from collections.abc import Iterable
 from enum import IntEnum
 from typing import Any
@@ -8,7 +9,7 @@ import torch
 
 from headrace.protocol.config import Quantization
 from headrace.workers.quantized.formats import BLOCK_FORMATS
-from headrace.workers.quantized.tensor import quantized_of
+from headrace.workers.quantized.tensor import InputOrder, quantized_of
 
 
 class WeightFormat(IntEnum):
@@ -30,6 +31,7 @@ class WeightFormat(IntEnum):
     Q6_K = 10
     IQ4_NL = 11
     MXFP4 = 12
+    Q8_M = 13
 
     @property
     def is_blocks(self) -> bool:
@@ -59,6 +61,18 @@ def format_of(
     if quantization == "int8_dynamic" and not is_head:
         return WeightFormat.INT8_DYNAMIC
     return WeightFormat.INT8_WEIGHT_ONLY
+
+
+def order_of(weight: Any) -> InputOrder | None:
+    """Return the order in which a weight's products want the numbers of a row; None: as it is."""
+    quantized = quantized_of(weight)
+    return None if quantized is None else quantized.order
+
+
+def order_key(weight: Any) -> str:
+    """Return what is equal for weights with the same order; empty for those without."""
+    order = None if weight is None else order_of(weight)
+    return "" if order is None else hashlib.sha256(order.tobytes()).hexdigest()
 
 
 def format_names(formats: Iterable[WeightFormat], dtype: torch.dtype) -> str:

@@ -88,6 +88,11 @@ def _q4_0(name: str, blocks: Codes) -> Blocks:
     return Blocks(name, _nibbles(blocks[..., 2:]), _floats(blocks[..., :2]))
 
 
+def _q8_m(name: str, blocks: Codes) -> Blocks:
+    numbers = _floats(blocks[..., :4])
+    return Blocks(name, blocks[..., 4:] ^ np.uint8(128), numbers[..., :1], -numbers[..., 1])
+
+
 def _q4_1(name: str, blocks: Codes) -> Blocks:
     # The file has what is added to a weight, not what is subtracted.
     return Blocks(
@@ -184,4 +189,5 @@ _READERS: dict[str, Callable[[str, Codes], Blocks]] = {
     "q6_k": _q6_k,
     "iq4_nl": _q4_0,
     "mxfp4": _mxfp4,
+    "q8_m": _q8_m,
 }

@@ -20,7 +20,7 @@ from headrace.workers.quantized.panels import PANEL_OUTPUTS, panel_bytes
 
 # In the order of the enumeration in src/blocks.h.
 FORMATS = (
-    "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q4_k", "q5_k", "q6_k", "iq4_nl", "mxfp4",
+    "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q4_k", "q5_k", "q6_k", "iq4_nl", "mxfp4", "q8_m",
 )  # fmt: skip
 _PACKED = set(FORMATS) - {"mxfp4"}
 _DTYPES = (torch.float32, torch.bfloat16)

@@ -47,5 +47,7 @@ BLOCK_FORMATS: dict[str, BlockFormat] = {
     "q5_k": BlockFormat(SUPER_BLOCK, 176, bits=5, has_minimums=True, has_super_scales=True),
     "q6_k": BlockFormat(SUPER_BLOCK, 210, bits=6, offset=32, scales=2, has_super_scales=True),
     "iq4_nl": BlockFormat(BLOCK, 18, bits=4, offset=128, codebook=_NON_LINEAR),
+    # Of no file: what integers of 8 bits with zero points become.
+    "q8_m": BlockFormat(BLOCK, 36, bits=8, offset=128, has_minimums=True),
     "mxfp4": BlockFormat(BLOCK, 17, bits=4, offset=16, codebook=_E2M1),
 }

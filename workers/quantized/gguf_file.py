@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from headrace.protocol.common.gguf_reference import GGUFFilesError, check_files, read_reference
-from headrace.workers.quantized.formats import BLOCK_FORMATS, FLOAT_FORMATS
 from headrace.workers.quantized.converted_rows import Bytes
+from headrace.workers.quantized.formats import BLOCK_FORMATS, FLOAT_FORMATS
 from headrace.workers.quantized.tensor import QuantizedTensor, row_bytes
 
 Weight = QuantizedTensor | torch.Tensor

@@ -14,7 +14,7 @@ import torch
 from headrace.workers.quantized.converted_rows import Bytes, ConvertedRows, Rows
 from headrace.workers.quantized.formats import BLOCK
 from headrace.workers.quantized.integer_codes import Codes, ReadCodes
-from headrace.workers.quantized.tensor import QuantizedTensor, row_bytes
+from headrace.workers.quantized.tensor import InputOrder, QuantizedTensor, row_bytes
 
 _SCALE_TOLERANCE = 2**-9  # what a scale may change where 16 bits hold it
 _ROWS = 256  # whose zero points are looked at, or that are expanded, at a time
@@ -43,24 +43,39 @@ class GroupedWeight:
             return None
         size = row_bytes(self.format, self.shape[1])
         rows = ConvertedRows(self._blocks, np.arange(self.shape[0]), size)
-        return QuantizedTensor(self.format, self.shape, rows)
+        return QuantizedTensor(self.format, self.shape, rows, self._order)
 
     @cached_property
     def obstacle(self) -> str:
         """Why the weight cannot be in blocks; empty if it can."""
-        starts = self.groups[::BLOCK]
-        if not np.array_equal(np.repeat(starts, BLOCK)[: self.shape[1]], self.groups):
-            is_ordered = bool((np.diff(self.groups) >= 0).all())
-            return "of groups that are no multiples of 32 inputs" if is_ordered else "in act-order"
-        if self.format not in ("q4_0", "q4_1", "q8_0"):
-            return "of 8 bits with zero points"
+        starts = np.repeat(self._block_groups, BLOCK)[: self.shape[1]]
+        if not np.array_equal(starts, self._ordered_groups):
+            return "of groups that are no multiples of 32 inputs"
         if not _fit_float16(self.scales):
             return "with scales that 16 bits cannot hold"
         return ""
 
     @cached_property
     def format(self) -> str:
-        return f"q{4 if self.bits <= 4 else 8}_{0 if self._is_symmetric else 1}"
+        if self.bits <= 4:
+            return "q4_0" if self._is_symmetric else "q4_1"
+        return "q8_0" if self._is_symmetric else "q8_m"
+
+    @cached_property
+    def _order(self) -> InputOrder | None:
+        """The inputs sorted by groups, which GPTQ's act-order mixes; None if they are."""
+        if bool((np.diff(self.groups) >= 0).all()):
+            return None
+        return np.argsort(self.groups, kind="stable").astype(np.int32)
+
+    @cached_property
+    def _ordered_groups(self) -> npt.NDArray[np.int64]:
+        return self.groups if self._order is None else self.groups[self._order]
+
+    @property
+    def _block_groups(self) -> npt.NDArray[np.int64]:
+        """The group of each block."""
+        return self._ordered_groups[::BLOCK]
 
     def expanded(self, dtype: torch.dtype) -> torch.Tensor:
         """Return the weight in a float type."""
@@ -96,16 +111,17 @@ class GroupedWeight:
 
     def _blocks(self, rows: Rows) -> Bytes:
         """Return the bytes [rows, bytes per row] of some outputs in blocks."""
-        groups = self.groups[::BLOCK]
+        groups = self._block_groups
         scales = self._scales(rows)
         parts = [_halves(scales[:, groups])]
         if not self._is_symmetric:  # what is added to a weight
-            parts.append(_halves((-scales * self._zeros(rows))[:, groups]))
-        codes = self.codes(rows)
+            stored = self._zeros(rows) - (self._half if self.bits > 4 else 0)
+            parts.append(_halves((-scales * stored)[:, groups]))
+        codes = self.codes(rows) if self._order is None else self.codes(rows)[:, self._order]
         codes = np.pad(codes, ((0, 0), (0, -codes.shape[1] % BLOCK)))
         codes = codes.reshape(len(rows), len(groups), BLOCK)
-        if self.bits > 4:
-            parts.append(codes ^ np.uint8(128) if self.bits == 8 else codes - np.uint8(self._half))
+        if self.bits > 4:  # signed
+            parts.append(codes - np.uint8(self._half))
         else:
             parts.append(_nibbles(codes + np.uint8(8 - self._half if self._is_symmetric else 0)))
         return np.concatenate(parts, axis=2).reshape(len(rows), -1)

@@ -17,6 +17,8 @@ from headrace.workers.quantized.converted_rows import Bytes, ConvertedRows
 from headrace.workers.quantized.decoder_library import decode_rows
 from headrace.workers.quantized.formats import BLOCK_FORMATS, FLOAT_FORMATS
 
+InputOrder = npt.NDArray[np.int32]
+
 _ATTRIBUTE = "_headrace_quantized"
 _CHUNK_ELEMENTS = 1024 * 1024  # decoded at a time, so that what is between stays in the cache
 
@@ -29,11 +31,14 @@ class QuantizedTensor:
     shape: (outputs, inputs); rows are padded with zeros to whole blocks.
     data: the bytes [outputs, bytes per row], usually mapped from the file, or converted where they
         are read.
+    order: which input each of a row's stored numbers is of, of those in blocks; None: the inputs
+        follow one another.
     """
 
     format: str
     shape: tuple[int, int]
     data: Bytes | ConvertedRows
+    order: InputOrder | None = None
 
     def __post_init__(self) -> None:
         """Check the bytes' shape. Raises ValueError if the format is unknown or they do not fit."""
@@ -53,7 +58,7 @@ class QuantizedTensor:
     def take(self, outputs: slice | Sequence[int] | npt.NDArray[np.int64]) -> "QuantizedTensor":
         """Return some of the rows, in the order given; a slice shares the bytes, others copy."""
         data = self.data[outputs]
-        return QuantizedTensor(self.format, (len(data), self.shape[1]), data)
+        return QuantizedTensor(self.format, (len(data), self.shape[1]), data, self.order)
 
     def to_dtype(self, dtype: torch.dtype) -> torch.Tensor:
         """Return the whole weight in a float type, in the file's own bytes if it is stored so."""
@@ -73,11 +78,17 @@ class QuantizedTensor:
         step = max(1, _CHUNK_ELEMENTS // max(1, inputs))
         for start in range(first, last, step):
             stop = min(start + step, last)
-            self._decode(start, stop, result[start - first : stop - first])
+            part = result[start - first : stop - first]
+            if self.order is None:
+                self._decode(start, stop, part)
+            else:
+                stored = torch.empty_like(part)
+                self._decode(start, stop, stored)
+                part[:, torch.from_numpy(self.order).long()] = stored
         return result
 
     def _decode(self, first: int, last: int, result: torch.Tensor) -> None:
-        """Write rows to a dense tensor [rows, inputs]."""
+        """Write rows to a dense tensor [rows, inputs], in their stored order."""
         if self.is_float:
             data = np.array(self.data[first:last])
             result.copy_(torch.from_numpy(data).view(FLOAT_FORMATS[self.format]))

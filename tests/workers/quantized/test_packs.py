@@ -30,11 +30,17 @@ PACKS: dict[str, tuple[str, dict[str, Any], str]] = {
         "gptq", {"symmetric": False, "quantization": {"checkpoint_format": "gptq_v2"}}, "q4_1",
     ),
     "gptq of 8 bits": ("gptq", {"bits": 8}, "q8_0"),
+    "gptq of 8 bits with zero points": ("gptq", {"bits": 8, "symmetric": False}, "q8_m"),
+    "gptq in act-order": ("gptq", {"act_order": True}, "q4_0"),
+    "gptq in act-order with zero points": (
+        "gptq", {"act_order": True, "symmetric": False, "group": 64}, "q4_1",
+    ),
     "gptq of 3 bits": ("gptq", {"bits": 3}, "q4_0"),
     "gptq of 2 bits": ("gptq", {"bits": 2, "symmetric": False}, "q4_1"),
     "awq": ("awq", {"symmetric": False, "group": 64}, "q4_1"),
     "w4a16": ("pack-quantized", {"scale_dtype": torch.bfloat16, "group": 128}, "q4_0"),
     "w4a16 with zero points": ("pack-quantized", {"symmetric": False}, "q4_1"),
+    "w4a16 in act-order": ("pack-quantized", {"act_order": True}, "q4_0"),
     "w4a16 of channels": ("pack-quantized", {"group": -1}, "q4_0"),
     "w8a16": ("pack-quantized", {"bits": 8, "group": -1}, "q8_0"),
     "w8a8": ("int-quantized", {"bits": 8, "group": -1}, "q8_0"),
@@ -61,7 +67,7 @@ def test_it_computes_what_the_folder_holds(tmp_path: Path, name: str) -> None:
     reference = save_pack(tmp_path, method, **options)
     model = loaded(tmp_path)
     # A minimum is a scale times a zero point, in 16 bits.
-    tolerance = 5e-3 if expected == "q4_1" else 1e-4
+    tolerance = 5e-3 if expected in ("q4_1", "q8_m") else 1e-4
     torch.testing.assert_close(logits(model), logits(reference), rtol=0, atol=tolerance)
     assert formats(model) == {expected}
     assert sum(isinstance(p, PackedParameter) for p in model.parameters()) == 14
@@ -70,7 +76,6 @@ def test_it_computes_what_the_folder_holds(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("method", "options", "kind"),
     [
-        ("gptq", {"bits": 8, "symmetric": False}, "of 8 bits with zero points"),
         ("awq", {"group": 16, "symmetric": False}, "of groups that are no multiples of 32 inputs"),
         ("fp8", {}, "of 8-bit floats"),
         ("pack-quantized", {"scale_dtype": torch.float32, "initializer_range": 1e-9},

@@ -37,7 +37,7 @@ def random_bytes(name: str, outputs: int, inputs: int = INPUTS) -> npt.NDArray[n
     return data
 
 
-@pytest.mark.parametrize("name", [*BLOCK_FORMATS, *FLOAT_FORMATS])
+@pytest.mark.parametrize("name", [*(n for n in BLOCK_FORMATS if n != "q8_m"), *FLOAT_FORMATS])
 def test_numbers_are_those_of_the_gguf_package(name: str) -> None:
     data = random_bytes(name, 6)
     expected = quants.dequantize(data, GGMLQuantizationType[name.upper()])
@@ -69,3 +69,21 @@ def test_bytes_that_do_not_fit_are_refused() -> None:
         QuantizedTensor("q4_0", (6, 64), np.zeros((6, 35), np.uint8))
     with pytest.raises(ValueError, match="q2_k cannot be read"):
         QuantizedTensor("q2_k", (6, 256), np.zeros((6, 84), np.uint8))
+
+
+def test_bytes_with_minimums_are_of_no_file() -> None:
+    data = random_bytes("q8_m", 6)
+    blocks = data.reshape(6, -1, 36)
+    scales, added = (blocks[..., at : at + 2].copy().view(np.float16) for at in (0, 2))
+    expected = scales.astype(np.float32) * blocks[..., 4:].view(np.int8) + added
+    weight = QuantizedTensor("q8_m", (6, INPUTS), data)
+    assert torch.equal(weight.dequantize(), torch.from_numpy(expected.reshape(6, INPUTS)))
+
+
+def test_numbers_of_another_order() -> None:
+    order = np.random.default_rng(1).permutation(INPUTS).astype(np.int32)
+    data = random_bytes("q4_0", 6)
+    plain = QuantizedTensor("q4_0", (6, INPUTS), data)
+    ordered = QuantizedTensor("q4_0", (6, INPUTS), data, order)
+    assert torch.equal(ordered.dequantize()[:, order], plain.dequantize())
+    assert torch.equal(ordered.take([4, 0]).dequantize(), ordered.dequantize()[[4, 0]])

@@ -178,6 +178,8 @@ class Program : AttentionOperations<E> {
                 return this->copy_heads(instruction, row);
             case kRoundPairs:
                 return this->round_pair(instruction, row);
+            case kReorder:
+                return this->reorder(instruction, row);
         }
     }
 

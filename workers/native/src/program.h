@@ -28,6 +28,7 @@ enum Operation : int32_t {
     kExpertsDown,
     kCopyHeads,
     kRoundPairs,
+    kReorder,
 };
 
 // Where a value begins in the rows of a buffer. buffer: -1 none, -2 the step's output.

@@ -16,6 +16,7 @@ constexpr QuantizedKernel kKernels[] = {
     kernel_of<Q8_0>(), kernel_of<Q4_0>(), kernel_of<Q4_1>(),   kernel_of<Q5_0>(),
     kernel_of<Q5_1>(), kernel_of<Q4_K>(), kernel_of<Q5_K>(),   kernel_of<Q6_K>(),
     kernel_of<Iq4_Nl>(), kernel_of<Mxfp4>(),
+    kernel_of<Q8_M>(),
 };
 
 template <int Group>

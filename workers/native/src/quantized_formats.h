@@ -53,6 +53,10 @@ struct Q8_0 : BlockLayout<8, -1, 1, false, false> {
     static constexpr bool kIsSigned = true;
 };
 
+struct Q8_M : BlockLayout<8, -1, 1, true, false> {
+    static constexpr bool kIsSigned = true;
+};
+
 // Codes stand for the numbers of a table.
 struct Iq4_Nl : BlockLayout<4, -1, 1, false, false> {
     static constexpr bool kIsSigned = true;

@@ -101,6 +101,14 @@ class RowOperations : public State<E> {
                   arena_.start() + starts_[i.out.buffer]);
     }
 
+    // Writes the sizes[0] numbers of a row in another order; data[0]: the place of each, 32 bits.
+    void reorder(const Instruction& i, int64_t row) {
+        const float* from = row_of(i.in[0], row);
+        float* to = row_of(i.out, row);
+        const auto* places = (const int32_t*)i.data[0];
+        for (int64_t d = 0; d < i.sizes[0]; ++d) to[d] = from[places[d]];
+    }
+
     // Converts sizes[0] numbers to the type of rows; the next sizes[1] become zero.
     void convert(const Instruction& i, int64_t row) {
         const float* from = row_of(i.in[0], row);

@@ -12,7 +12,7 @@
 #define INLINE static inline __attribute__((always_inline))
 
 // In the order of FORMATS in decoder_library.py.
-enum Format { Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K, IQ4_NL, MXFP4 };
+enum Format { Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K, IQ4_NL, MXFP4, Q8_M };
 
 // The 6-bit scale and minimum of block `index` of eight.
 INLINE void k_scales(const uint8_t *packed, int index, float &scale, float &minimum) {

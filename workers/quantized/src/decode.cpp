@@ -35,6 +35,11 @@ INLINE void q8_0(const uint8_t *block, float *out) {
     for (int i = 0; i < 32; ++i) out[i] = float(int8_t(block[2 + i])) * scale;
 }
 
+INLINE void q8_m(const uint8_t *block, float *out) {
+    const float scale = half_at(block), added = half_at(block + 2);
+    for (int i = 0; i < 32; ++i) out[i] = float(int8_t(block[4 + i])) * scale + added;
+}
+
 INLINE void q4_0(const uint8_t *block, float *out) {
     const float scale = half_at(block);
     for (int i = 0; i < 16; ++i) {
@@ -158,6 +163,7 @@ extern "C" EACH_PROCESSOR int headrace_decode(int format, const uint8_t *blocks,
         case Q5_K: EACH(176, 256, q45_k(blocks, blocks + 16, blocks + 48, values));
         case Q6_K: EACH(210, 256, q6_k(blocks, values));
         case IQ4_NL: EACH(18, 32, by_codebook(blocks + 2, kNonLinear, half_at(blocks), values));
+        case Q8_M: EACH(36, 32, q8_m(blocks, values));
         case MXFP4: EACH(17, 32, by_codebook(blocks + 1, kE2M1, halved_power(blocks[0]), values));
     }
 #undef EACH

@@ -26,6 +26,8 @@ constexpr Layout kLayouts[] = {
     {176, 8, 5, 2, 1, 2},   // Q5_K
     {210, 8, 6, 2, 1, 1},   // Q6_K
     {18, 1, 4, 1, 2, 0},    // IQ4_NL
+    {},                     // MXFP4
+    {36, 1, 8, 2, 2, 0},    // Q8_M
 };
 
 INLINE void nibbles(const uint8_t *bytes, uint8_t *codes) {
@@ -41,6 +43,7 @@ INLINE void add_fifth_bits(const uint8_t *bits, uint8_t *codes) {
 INLINE void read_codes(int format, const uint8_t *block, int sub, uint8_t *codes) {
     switch (format) {
         case Q8_0: std::memcpy(codes, block + 2, 32); break;
+        case Q8_M: std::memcpy(codes, block + 4, 32); break;
         case Q4_0:
         case IQ4_NL: nibbles(block + 2, codes); break;
         case Q4_1: nibbles(block + 4, codes); break;
@@ -71,7 +74,8 @@ INLINE void read_codes(int format, const uint8_t *block, int sub, uint8_t *codes
 INLINE void put_numbers(int format, const uint8_t *block, int sub, int row, uint8_t *out) {
     switch (format) {
         case Q4_1:
-        case Q5_1:  // the file has what is added, not what is subtracted
+        case Q5_1:
+        case Q8_M:  // the file has what is added, not what is subtracted
             std::memcpy(out + row * 2, block, 2), out += kOutputs * 2;
             out[row * 2] = block[2], out[row * 2 + 1] = block[3] ^ 0x80;
             break;
@@ -158,6 +162,7 @@ extern "C" EACH_PROCESSOR int headrace_pack_panels(int format, const uint8_t *ro
         case Q5_K: pack<Q5_K>(rows, row_bytes, panels, blocks, out); return 0;
         case Q6_K: pack<Q6_K>(rows, row_bytes, panels, blocks, out); return 0;
         case IQ4_NL: pack<IQ4_NL>(rows, row_bytes, panels, blocks, out); return 0;
+        case Q8_M: pack<Q8_M>(rows, row_bytes, panels, blocks, out); return 0;
     }
     return 1;
 }
