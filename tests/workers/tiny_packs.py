@@ -42,7 +42,7 @@ def save_pack(
     bits: int = 4,
     group: int = 32,
     symmetric: bool = True,
-    act_order: bool = False,
+    act_order: str = "",
     quantization: Mapping[str, Any] | None = None,
     kind: str = "Llama",
     scale_dtype: torch.dtype = torch.float16,
@@ -50,7 +50,8 @@ def save_pack(
 ) -> transformers.PreTrainedModel:
     """Write a folder with a random model's linear layers quantized, but for the head.
 
-    group: inputs that have a scale in common; -1: all. quantization: what differs in the
+    group: inputs that have a scale in common; -1: all. act_order: whether groups are mixed: "alike"
+        in layers that read the same, or "each" in another way. quantization: what differs in the
     configuration's quantization_config. Returns the model with the numbers that the folder holds.
     """
     config = getattr(transformers, f"{kind}Config")(**{**_CONFIG, **options})
@@ -86,7 +87,7 @@ class Scheme:
         bits: int,
         group: int,
         symmetric: bool,
-        act_order: bool,
+        act_order: str,
         scale_dtype: torch.dtype,
         changes: Mapping[str, Any],
     ) -> None:
@@ -99,7 +100,7 @@ def quantization_config(method: str, scheme: Scheme) -> dict[str, Any]:
     bits, group, symmetric = scheme.bits, scheme.group, scheme.symmetric
     if method == "gptq":
         made = {"bits": bits, "group_size": group, "sym": symmetric, "checkpoint_format": "gptq"}
-        found = {"quant_method": "gptq", "desc_act": scheme.act_order, **made}
+        found = {"quant_method": "gptq", "desc_act": bool(scheme.act_order), **made}
     elif method == "awq":
         made = {"bits": bits, "group_size": group, "zero_point": True, "version": "gemm"}
         found = {"quant_method": "awq", **made}
@@ -135,7 +136,8 @@ class _Quantized:
         most = 2**scheme.bits - 1
         self.groups = np.arange(inputs) // size
         if scheme.act_order:
-            self.groups = self.groups[np.random.default_rng(inputs).permutation(inputs)]
+            seed = inputs if scheme.act_order == "alike" else int(np.abs(weight).sum() * 1e4)
+            self.groups = self.groups[np.random.default_rng(seed).permutation(inputs)]
         count = self.groups.max() + 1
         self.scales = np.empty((outputs, count), np.float32)
         self.zeros = np.full((outputs, count), 2 ** (scheme.bits - 1), np.int64)

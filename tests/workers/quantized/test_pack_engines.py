@@ -6,15 +6,19 @@ from typing import Any
 
 import pytest
 
-from headrace.protocol.config import EngineConfig
+from headrace.protocol.config import CpuKernels, EngineConfig
+from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.build import build_engine
 from headrace.workers.engine.engine import Engine
+from headrace.workers.native.program import CompiledProgram
 from headrace.workers.native.shared_file import SharedFile
 from tests.lora_adapters import make_adapter
 from tests.workers.driving import request, run
+from tests.workers.native.test_native import blocks_of, reference
+from tests.workers.native.test_native import run as run_program
 from tests.workers.native.test_shared_file import needs_huge_pages
-from tests.workers.processors import needs_kernels
-from tests.workers.quantized.test_packs import PACKS
+from tests.workers.processors import needs_kernels, on_each_set
+from tests.workers.quantized.test_packs import PACKS, loaded
 from tests.workers.tiny_packs import save_pack
 
 
@@ -26,6 +30,26 @@ def engine_of(folder: Path, lines: list[str], **options: Any) -> Engine:
 
 def tokens(engine: Engine, adapter: str = "") -> list[int]:
     return run(engine, [(0, replace(request("r", [1, 5, 9, 120, 7]), adapter=adapter))])["r"].tokens
+
+
+@needs_kernels
+@on_each_set
+@pytest.mark.parametrize(
+    "name",
+    ["w4a16", "gptq in act-order", "gptq in several act-orders", "gptq of 8 bits with zero points"],
+)
+def test_programs_compute_what_the_folder_holds(
+    tmp_path: Path, name: str, kernel_set: CpuKernels
+) -> None:
+    method, options, _ = PACKS[name]
+    expected = save_pack(tmp_path, method, **options)
+    model, hook = loaded(tmp_path), AttentionHook()
+    hook.probe(model)
+    tokens = [number * 37 % 160 for number in range(40)]
+    program = CompiledProgram(model, hook, 2).start(8, 16)
+    found = run_program(program, [(tokens, 0, 40, blocks_of(40))])
+    difference = (found - reference(expected, tokens)).square().mean().sqrt()
+    assert difference / found.std() < 0.04
 
 
 @needs_kernels
@@ -86,7 +110,7 @@ def test_workers_share_packed_weights(tmp_path: Path, shared_file: SharedFile) -
 @needs_kernels
 @pytest.mark.parametrize(
     ("method", "options"),
-    [("gptq", {}), ("awq", {"group": 16}), ("gptq", {"act_order": True, "kind": "Qwen2"})],
+    [("gptq", {}), ("awq", {"group": 16}), ("gptq", {"act_order": "each", "kind": "Qwen2"})],
 )
 def test_its_program_is_cached(tmp_path: Path, method: str, options: dict[str, Any]) -> None:
     save_pack(tmp_path, method, **options)
