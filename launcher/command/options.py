@@ -41,12 +41,18 @@ from headrace.launcher.command.reference import (
 )
 from headrace.launcher.command.variables import FromVariables, read_variables
 from headrace.launcher.hardware import gpu_ids, why_no_gpu
+from headrace.protocol.common.stored_quantization import (
+    StoredQuantizationError,
+    stored_quantization,
+)
 from headrace.protocol.config import PoolOptions
 from headrace.protocol.network.tls import TLSError, server_context
 
 __all__ = ["GroupOptions", "LoraModule", "OptionError", "Options", "parse", "parse_size"]
 
 # Options for which vLLM reads "" as not given, and none in any case as off.
+# Quantizations of the reference that are those of checkpoints.
+_STORED = ("awq", "awq_marlin", "compressed-tensors", "gptq", "gptq_marlin", "mxfp4")
 _PARSERS = ("reasoning_parser", "tool_call_parser")
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -229,10 +235,28 @@ def _to_options(given: Mapping[str, Given]) -> tuple[dict[str, Any], list[str]]:
             value = "none"
         options[key] = value
     lines = [line for name, value in others if (line := notice(name, value)) is not None]
-    if options.get("quantization") == "gguf" and str(options.get("model")).endswith(".gguf"):
+    model = str(options.get("model", ".gguf"))  # the default one is such a file
+    if _is_stored_so(str(options.get("quantization")), model):
         del options["quantization"]
-        lines.append("--quantization changes nothing: a GGUF file says how its weights are stored")
+        lines.append("--quantization changes nothing: the model says how its weights are stored")
     return options, list(dict.fromkeys(lines))
+
+
+def _is_stored_so(quantization: str, model: str) -> bool:
+    """Return whether the reference's name of a quantization says how a model's weights are stored.
+
+    Of a model from the hub it is believed: loading it says the rest.
+    """
+    if model.endswith(".gguf"):
+        return quantization == "gguf"
+    return quantization in _STORED and (not Path(model).is_dir() or _is_quantized(Path(model)))
+
+
+def _is_quantized(folder: Path) -> bool:
+    try:
+        return stored_quantization(folder) is not None
+    except StoredQuantizationError:
+        return True  # preparing the model says more
 
 
 def _is_none_without(key: str) -> bool:

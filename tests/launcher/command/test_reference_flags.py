@@ -226,6 +226,15 @@ def test_replicas_of_this_machine_are_all_there_are() -> None:
         read("-dp", "4", "-dpl", "2")
 
 
+def test_a_checkpoint_says_how_its_weights_are_stored(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="--quantization"):
+        read(str(tmp_path), "-q", "awq")  # a folder of floats
+    (tmp_path / "config.json").write_text('{"quantization_config": {"quant_method": "awq"}}')
+    for model, name in ((str(tmp_path), "awq"), ("organisation/name", "gptq_marlin")):
+        options = read(model, "-q", name)
+        assert (options.groups[0].quantization, len(options.notices)) == (None, 1)
+
+
 def test_a_gguf_file_needs_no_quantization() -> None:
     options = read("m.gguf", "-q", "gguf")
     assert (options.groups[0].quantization, len(options.notices)) == (None, 1)

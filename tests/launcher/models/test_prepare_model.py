@@ -253,6 +253,12 @@ class TestWhatIsMissing:
         with pytest.raises(ModelError, match=r"config.json: is not (JSON|a JSON object)"):
             check_folder(folder)
 
+    def test_weights_that_cannot_be_read(self, folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        write_json(folder / "config.json", config | {"quantization_config": {"quant_method": "x"}})
+        with pytest.raises(ModelError, match=r"weights quantized by x, .* use a GGUF file"):
+            check_folder(folder)
+
     def test_only_pickled_weights(
         self, folder: Path, prepare: Callable[..., PreparedModel]
     ) -> None:
