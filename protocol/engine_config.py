@@ -91,8 +91,8 @@ class EngineConfig(Frozen):
             "weights of linear layers in blocks of 32 with a scale each, as in GGUF files: q8_0, "
             "q4_0, q4_1, q5_0, q5_1, their inputs in 8 bits (the head has 8 bits); or with a scale "
             "for each output: int8, or int8_dynamic, their inputs in 8 bits; on CPUs only; weights "
-            "that a GGUF file or a quantized checkpoint (GPTQ, AWQ, compressed-tensors) has stay as "
-            "they are"
+            "that a GGUF file or a checkpoint (GPTQ, AWQ, compressed-tensors, MXFP4) has quantized "
+            "stay as they are"
         ),
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="cpu, cuda or auto")

@@ -10,6 +10,7 @@ _INSTEAD = (
     "use a GGUF file of the model, a checkpoint in GPTQ, AWQ or compressed-tensors, "
     "or the original weights with --quantization q4_0 or q8_0"
 )
+_SQUARES = (128, 128)
 _GPTQ_BITS = (2, 3, 4, 8)
 _GPTQ_LAYOUTS = ("gptq", "gptq_v2")
 # Formats of compressed-tensors whose layers are told apart by their tensors.
@@ -31,10 +32,14 @@ class StoredQuantization:
 
     method: "gptq", "awq", "compressed-tensors", "fp8" or "mxfp4".
     zeros_less_one: whether zero points are stored less one, as in GPTQ's first version.
+    group_size: inputs that have a scale in common, if it is said; 0: not, or all.
+    squares: outputs and inputs that have a scale in common, of 8-bit floats.
     """
 
     method: str
     zeros_less_one: bool = False
+    group_size: int = 0
+    squares: tuple[int, int] = _SQUARES
 
 
 def stored_quantization(folder: Path) -> StoredQuantization | None:
@@ -65,7 +70,21 @@ def _checked(folder: Path, found: Mapping[str, Any]) -> StoredQuantization | Non
     if reason:
         raise StoredQuantizationError(f"{folder}: {reason}, which cannot be read: {_INSTEAD}")
     layout = found.get("checkpoint_format", "gptq")
-    return StoredQuantization(method, zeros_less_one=layout != "gptq_v2")
+    size, squares = found.get("group_size"), _squares(found)
+    return StoredQuantization(
+        method,
+        zeros_less_one=layout != "gptq_v2",
+        group_size=size if isinstance(size, int) and size > 0 else 0,
+        squares=(squares[0], squares[1]) if len(squares) == 2 else _SQUARES,
+    )
+
+
+def _squares(found: Mapping[str, Any]) -> list[int]:
+    """Return the sizes of squares that have a scale in common; [] if nothing is said."""
+    groups = found.get("config_groups") or {}
+    each = [(group.get("weights") or {}).get("block_structure") for group in groups.values()]
+    sizes: list[Any] = next(filter(None, (found.get("weight_block_size"), *each)), [])
+    return [size for size in sizes if isinstance(size, int) and size > 0]
 
 
 def _check_gptq(found: Mapping[str, Any]) -> str:

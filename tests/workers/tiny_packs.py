@@ -5,7 +5,7 @@ AWQ's (version gemm), compressed-tensors' pack-quantized and int-quantized, and 
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,28 +46,41 @@ def save_pack(
     quantization: Mapping[str, Any] | None = None,
     kind: str = "Llama",
     scale_dtype: torch.dtype = torch.float16,
+    mixed: bool = False,
     **options: Any,
 ) -> transformers.PreTrainedModel:
     """Write a folder with a random model's linear layers quantized, but for the head.
 
     group: inputs that have a scale in common; -1: all. act_order: whether groups are mixed: "alike"
         in layers that read the same, or "each" in another way. quantization: what differs in the
-    configuration's quantization_config. Returns the model with the numbers that the folder holds.
+        configuration's quantization_config. mixed: the last layers of experts have zero points.
+
+    Returns the model with the numbers that the folder holds.
     """
     config = getattr(transformers, f"{kind}Config")(**{**_CONFIG, **options})
     torch.manual_seed(2)
     model: Any = getattr(transformers, f"{kind}ForCausalLM")(config).float().eval()
     tensors: Tensors = {}
     layers = {f"{name}.weight": layer for name, layer in model.named_modules()}
+    scheme = Scheme(bits, group, symmetric, act_order, scale_dtype, quantization or {})
     for name, parameter in model.named_parameters():
         if name.startswith("lm_head") and config.tie_word_embeddings:
             continue
+        if parameter.ndim == 3:
+            for place, matrix in _expert_matrices(name, kind, parameter.data):
+                made = symmetric and not (mixed and "down" in name)
+                own = Scheme(bits, group, made, act_order, scale_dtype, quantization or {})
+                written, numbers = _WRITERS[method](matrix.numpy(), own)
+                tensors |= {f"{place}.{last}": tensor for last, tensor in written.items()}
+                matrix.copy_(torch.from_numpy(numbers))
+            continue
         layer = layers.get(name)
         if not isinstance(layer, torch.nn.Linear) or name.startswith("lm_head"):
-            tensors[name] = parameter.data
+            tensors[name.replace(".mlp.", ".block_sparse_moe.") if kind == "Mixtral" else name] = (
+                parameter.data
+            )
             continue
         write = _WRITERS[method]
-        scheme = Scheme(bits, group, symmetric, act_order, scale_dtype, quantization or {})
         written, numbers = write(parameter.data.numpy(), scheme)
         stem = name.removesuffix(".weight")
         tensors |= {f"{stem}.{last}": tensor for last, tensor in written.items()}
@@ -77,6 +90,22 @@ def save_pack(
     text["quantization_config"] = quantization_config(method, scheme)
     (folder / "config.json").write_text(json.dumps(text))
     return model  # type: ignore[no-any-return]
+
+
+def _expert_matrices(
+    name: str, kind: str, stacked: torch.Tensor
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the names that checkpoints have for matrices of experts, and views of them."""
+    base, _, last = name.rpartition(".")
+    names = ("gate_proj", "up_proj", "down_proj")
+    if kind == "Mixtral":
+        base, names = base.replace(".mlp.", ".block_sparse_moe."), ("w1", "w3", "w2")
+    for number, matrix in enumerate(stacked):
+        if last == "down_proj":
+            yield f"{base}.{number}.{names[2]}", matrix
+        else:
+            for part, half in zip(names, matrix.chunk(2), strict=False):
+                yield f"{base}.{number}.{part}", half
 
 
 class Scheme:
@@ -217,3 +246,28 @@ _WRITERS: dict[str, Callable[[Numbers, Scheme], tuple[Tensors, Numbers]]] = {
     "int-quantized": _int_quantized,
     "fp8": _fp8,
 }
+
+
+def save_mxfp4(folder: Path) -> None:
+    """Write a folder with a random gpt-oss, its experts in 4-bit floats as OpenAI's are."""
+    options = {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 32}
+    options |= {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
+    config = transformers.GptOssConfig(**{**_CONFIG, "intermediate_size": 96, **options})
+    torch.manual_seed(3)
+    model = transformers.GptOssForCausalLM(config)
+    tensors: Tensors = {}
+    for name, parameter in model.named_parameters():
+        values = torch.randn_like(parameter) * 0.1 if parameter.ndim < 3 else parameter
+        if parameter.ndim < 3 or name.endswith("_bias"):
+            tensors[name] = values.detach().bfloat16()
+            continue
+        experts, inputs, outputs = parameter.shape
+        shape, generator = (experts, outputs, inputs // 32), np.random.default_rng(inputs)
+        codes = generator.integers(0, 256, (*shape, 16), dtype=np.uint8)
+        scales = generator.integers(119, 124, shape, dtype=np.uint8)
+        tensors |= {f"{name}_blocks": torch.from_numpy(codes)}
+        tensors |= {f"{name}_scales": torch.from_numpy(scales)}
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    text = config.to_dict() | {"architectures": ["GptOssForCausalLM"], "dtype": "bfloat16"}
+    text["quantization_config"] = {"quant_method": "mxfp4"}
+    (folder / "config.json").write_text(json.dumps(text))

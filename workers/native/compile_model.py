@@ -12,7 +12,7 @@ from headrace.workers.native.graph import NotStatic
 from headrace.workers.native.library import GROUP_TOKENS, unsupported_reason
 from headrace.workers.native.program import CompiledProgram
 from headrace.workers.native.weight_memory import SharedWeights
-from headrace.workers.quantized.parameter import PackedParameter, release_parameter
+from headrace.workers.quantized.parameter import PackedParameter
 
 
 def compile_model(
@@ -61,7 +61,7 @@ def release_weights(model: PreTrainedModel, compiled: CompiledProgram) -> None:
     compiled.plan = None
     for parameter in model.parameters():
         if isinstance(parameter, PackedParameter):
-            release_parameter(parameter)
+            parameter.release()
         elif not compiled.reads(parameter):
             parameter.data = torch.empty(0, dtype=parameter.dtype)
     free_memory()

@@ -129,7 +129,7 @@ class _Lowering:
     def _formats(self, node: Node) -> set[WeightFormat]:
         """Return the formats of a product's weights."""
         if node.kind == "experts":
-            return {format_of(node.data["experts"].gate, self._quantization)}
+            return {format_of(node.data["experts"].gate.tensor, self._quantization)}
         return {self._format_of(part["weight"], node) for part in parts_of(node.data)}
 
     def _product_input(
@@ -317,7 +317,7 @@ class _Lowering:
         experts, copies = node.data["experts"], node.inputs[1].width
         (weight_format,), view = self._formats(node), node.inputs[0]
         routes = tuple(self._operand(view) for view in node.inputs[1:])
-        sizes = {0: len(experts.gate), 1: copies}
+        sizes = {0: experts.gate.shape[0], 1: copies}
         self._op("sort_pairs", node, routes, routes[0], sizes=sizes)
         if weight_format.is_blocks:
             rows = self._rounded_pairs(
@@ -326,19 +326,22 @@ class _Lowering:
         else:
             source = self._product_input(node, weight_format)
             rows = tuple(self._copied(node, operand, copies) for operand in source)
-        inner = self._experts_gated(node, weight_format, rows, copies)
+        down_format = format_of(experts.down.tensor, self._quantization)
+        inner = self._experts_gated(node, (weight_format, down_format), rows, copies)
         out = self._allocate(node)
         data = {"parts": [(experts.down, experts.down_bias)], "function": None}
-        sizes = {1: self._words(weight_format, experts.down.shape[2]), 4: weight_format, 5: -1}
+        sizes = {1: self._words(down_format, experts.down.shape[2]), 4: down_format, 5: -1}
         self._op("experts_down", node, inner, out, sizes=sizes, data=data)
 
     def _experts_gated(
-        self, node: Node, weight_format: WeightFormat, rows: tuple[Operand, ...], copies: int
-    ) -> tuple[Operand, ...]:
+        self, node: Node, formats: tuple[WeightFormat, WeightFormat], rows: tuple[Operand, ...],
+        copies: int,
+    ) -> tuple[Operand, ...]:  # fmt: skip
         """Multiply rows with gates and partners; return the products as input of the next ones."""
+        weight_format, down_format = formats
         experts = node.data["experts"]
         gate, (width, inputs) = experts.kind, experts.gate.shape[1:]
-        packs = not weight_format.rounds_rows and width % self._per_word == 0
+        packs = not down_format.rounds_rows and width % self._per_word == 0
         kind = BufferKind.PRODUCT if packs else BufferKind.FLOAT32
         out = Operand(Buffer(width, kind, copies))
         parts = [(experts.gate, experts.gate_bias), (experts.partner, experts.partner_bias)]
@@ -349,9 +352,9 @@ class _Lowering:
         self._op("experts_up", node, rows, out, sizes=sizes, numbers=numbers, data=data)
         if packs:
             return (out,)
-        if weight_format.is_blocks:
+        if down_format.is_blocks:
             return self._rounded_pairs(node, out, width, copies, of_pairs=True)
-        return self._conversion(weight_format)(node, out, width)
+        return self._conversion(down_format)(node, out, width)
 
     def _copied(self, node: Node, rows: Operand, copies: int) -> Operand:
         """Copy each row once for each of its experts, in the order of the experts."""

@@ -9,6 +9,7 @@ import torch
 
 from headrace.protocol.config import Quantization
 from headrace.workers.quantized.formats import BLOCK_FORMATS
+from headrace.workers.quantized.stack import stack_of
 from headrace.workers.quantized.tensor import InputOrder, quantized_of
 
 
@@ -51,9 +52,11 @@ def format_of(
     is_head: whether it makes logits. Its rounding goes straight into them, so it has 8 bits where
     others have 4 or 5, and its rows are not rounded with int8_dynamic.
     """
-    quantized = quantized_of(weight)
+    quantized, stack = quantized_of(weight), stack_of(weight)
     if quantized is not None and not quantized.is_float:
         return WeightFormat[quantized.format.upper()]
+    if stack is not None:
+        return WeightFormat[stack.format.upper()]
     if quantization is None:
         return WeightFormat.FLOAT
     if quantization in BLOCK_FORMATS:

@@ -20,6 +20,7 @@ _SOURCES = (
     "linear",
     "lora",
     "native",
+    "native/experts",
     "program_cache",
     "quantized",
     "torch_runner",

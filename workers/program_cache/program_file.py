@@ -17,6 +17,7 @@ from safetensors.torch import load, save
 
 from headrace.workers.attention.backend import KVLayerShape
 from headrace.workers.lora.adapter_files import LinearShape
+from headrace.workers.native.experts.stacked_weights import Layout, StackedWeights
 from headrace.workers.native.instructions import Buffer, BufferKind, Lowered, Op, Operand
 from headrace.workers.native.plan import ProgramPlan
 from headrace.workers.native.position_tables import PositionTables, RotaryTables
@@ -128,6 +129,9 @@ class _Writer:
             return value
         if isinstance(value, torch.Tensor):
             return {"tensor": self._reference(value)}
+        if isinstance(value, StackedWeights):
+            layout = value.layout.transposed, value.layout.interleaved
+            return {"stack": [self._reference(value.tensor), value.half, *layout]}
         if isinstance(value, tuple):
             return {"tuple": [self._value(each) for each in value]}
         if isinstance(value, list):
@@ -240,6 +244,9 @@ class _Reader:
         ((kind, inner),) = value.items()
         if kind == "tensor":
             return self._tensors[inner]
+        if kind == "stack":
+            number, half, *layout = inner
+            return StackedWeights(self._tensors[number], Layout(*layout), half)
         if kind == "tuple":
             return tuple(self._value(each) for each in inner)
         return {key: self._value(each) for key, each in inner.items()}

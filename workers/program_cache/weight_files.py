@@ -9,9 +9,13 @@ import torch
 from safetensors import safe_open
 
 from headrace.protocol.common.gguf_reference import REFERENCE, GGUFFilesError
-from headrace.protocol.common.stored_quantization import StoredQuantizationError
+from headrace.protocol.common.stored_quantization import (
+    StoredQuantizationError,
+    stored_quantization,
+)
 from headrace.workers.quantized.gguf_file import GGUFWeights
-from headrace.workers.quantized.packed_files import PackedFiles, is_packed
+from headrace.workers.quantized.packed_files import PackedFiles
+from headrace.workers.quantized.stack import attach_stack, stack_of
 from headrace.workers.quantized.tensor import QuantizedTensor, attach_quantized, quantized_of
 
 _PARTS = ("model", "transformer")  # what transformers puts before the names of a model's base
@@ -29,7 +33,7 @@ class WeightFiles:
         try:
             if (folder / REFERENCE).is_file():
                 self._quantized = GGUFWeights(folder)
-            elif is_packed(folder):
+            elif stored_quantization(folder) is not None:
                 self._quantized = PackedFiles(folder)
         except (GGUFFilesError, StoredQuantizationError) as error:
             raise OSError(str(error)) from error
@@ -60,12 +64,15 @@ class WeightFiles:
         if name not in weights.names:
             return None
         weight = weights.read(name, torch.float32)
-        if not isinstance(weight, QuantizedTensor):
+        if isinstance(weight, torch.Tensor):
             return weight
         # Its own placeholder would refer to it and be referred to: then the file would stay mapped
         # until the garbage is collected.
         values: torch.Tensor = torch.zeros(()).expand(weight.shape)
-        attach_quantized(values, weight)
+        if isinstance(weight, QuantizedTensor):
+            attach_quantized(values, weight)
+        else:
+            attach_stack(values, weight)
         return values
 
     def find(self, name: str, like: torch.Tensor) -> str | None:
@@ -77,12 +84,16 @@ class WeightFiles:
             tensor = self.read(candidate)
             if tensor is None or tensor.shape != like.shape:
                 continue
-            if quantized_of(like) is not None:
-                if quantized_of(tensor) is not None:
+            if _is_quantized(like):
+                if _is_quantized(tensor):
                     return candidate
             elif torch.equal(tensor.to(like.dtype), like.detach()):
                 return candidate
         return None
+
+
+def _is_quantized(tensor: torch.Tensor) -> bool:
+    return quantized_of(tensor) is not None or stack_of(tensor) is not None
 
 
 def _names(name: str) -> Iterator[str]:

@@ -16,9 +16,10 @@ import torch
 from headrace.protocol.common.gguf_reference import GGUFFilesError, check_files, read_reference
 from headrace.workers.quantized.converted_rows import Bytes
 from headrace.workers.quantized.formats import BLOCK_FORMATS, FLOAT_FORMATS
+from headrace.workers.quantized.stack import QuantizedStack, stack_matrices
 from headrace.workers.quantized.tensor import QuantizedTensor, row_bytes
 
-Weight = QuantizedTensor | torch.Tensor
+Weight = QuantizedTensor | QuantizedStack | torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,8 @@ class TensorPlace:
     name: in the model. type, shape, offset: of the tensor in the file of that number.
     heads: of rows that llama.cpp reordered for its rotary embedding, by head.
     added: what must be added to each number. transposed: whether the model has it transposed.
-    part: "gate" or "up": the first or second half of each expert's rows in the model's tensor.
+    part: of experts: "gate" or "up", the first or second half of each expert's rows in the model's
+        tensor, or "down".
     """
 
     name: str
@@ -70,14 +72,19 @@ class GGUFWeights:
         return set(self._places)
 
     def read(self, name: str, dtype: torch.dtype) -> Weight:
-        """Return a tensor: a matrix in the file's bytes where they can be read by rows.
+        """Return a tensor: a matrix in the file's bytes where they can be read by rows, also those
+        of experts.
 
         dtype: of other tensors.
         """
         places = self._places[name]
-        if places[0].part in ("gate", "up"):
-            return self._experts(places, dtype)
         place = places[0]
+        if place.part is not None:
+            stack = self._stack(places)
+            if stack is not None:
+                return stack
+            if place.part != "down":
+                return self._experts(places, dtype)
         packed = self._packed(place)
         if packed is None:
             return self._expanded(place).to(dtype)
@@ -117,6 +124,18 @@ class GGUFWeights:
         if place.heads is not None:
             values = values[torch.from_numpy(_by_halves(place.shape[0], place.heads))]
         return values.t().contiguous() if place.transposed else values
+
+    def _stack(self, places: list[TensorPlace]) -> QuantizedStack | None:
+        """Return experts' matrices in blocks; None if they are not, or in several formats."""
+        ordered = sorted(places, key=lambda place: place.part == "up")
+        found = [self._packed(place) for place in ordered]
+        packed = [each for each in found if each is not None and not each.is_float]
+        if len(packed) < len(places) or len({each.format for each in packed}) > 1:
+            return None
+        count = places[0].shape[0]
+        return QuantizedStack(
+            tuple(zip(*(stack_matrices(each, count) for each in packed), strict=True))
+        )
 
     def _experts(self, places: list[TensorPlace], dtype: torch.dtype) -> torch.Tensor:
         """Return the experts' gates and partners in one tensor [experts, outputs, inputs]."""

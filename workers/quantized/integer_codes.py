@@ -68,8 +68,8 @@ def codes_of_bytes(numbers: torch.Tensor) -> ReadCodes:
     return read
 
 
-def unpack(words: npt.NDArray[np.int32], bits: int) -> Codes:
-    """Return the codes of words [rows, words], each row's from its lowest bit on."""
+def unpack(words: npt.NDArray[np.int32] | Codes, bits: int) -> Codes:
+    """Return the codes of words or bytes [rows, words], each row's from its lowest bit on."""
     data = np.ascontiguousarray(words).view(np.uint8)
     if bits == 8:
         return data

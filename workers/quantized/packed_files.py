@@ -1,56 +1,52 @@
 """Read a model's tensors from safetensors whose linear layers are packed integers.
 
-Weights that the kernels multiply stay in the files, which are mapped: as `QuantizedTensor`. Others
-are expanded; `notes` says which and why.
+Weights that the kernels multiply stay in the files, which are mapped: as `QuantizedTensor`, those
+of experts as `QuantizedStack`. Others are expanded; `notes` says which and why.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from safetensors import safe_open
 
 from headrace.protocol.common.stored_quantization import StoredQuantization, stored_quantization
 from headrace.workers.quantized.grouped_weight import GroupedWeight
-from headrace.workers.quantized.integer_codes import (
-    ReadCodes,
-    codes_across,
-    codes_of_awq,
-    codes_of_bytes,
-    codes_of_columns,
-    codes_of_rows,
+from headrace.workers.quantized.packed_experts import (
+    expert_matrix,
+    mxfp4_floats,
+    mxfp4_stack,
+    renamed,
+    stacked,
 )
+from headrace.workers.quantized.packed_layers import (
+    TensorFiles,
+    awq_layer,
+    compressed_layer,
+    float8_matrix,
+    gptq_layer,
+)
+from headrace.workers.quantized.stack import QuantizedStack
 from headrace.workers.quantized.tensor import QuantizedTensor
 
-Weight = QuantizedTensor | torch.Tensor
+Weight = QuantizedTensor | QuantizedStack | torch.Tensor
 
-_WORD_BITS = 32
 _BASES = ("model", "transformer")  # what transformers puts before the names of a model's base
 _CODES = (".qweight", ".weight_packed")  # the tensors of codes
+_FLOAT4 = "_blocks"  # the end of the names of experts in 4-bit floats
 # What belongs to a layer's codes, and is no tensor of the model.
 _COMPANIONS = (
     ".qzeros", ".scales", ".g_idx", ".weight_scale", ".weight_scale_inv", ".weight_zero_point",
     ".weight_shape", ".weight_g_idx", ".input_scale", ".input_zero_point", ".output_scale",
-    ".k_scale", ".v_scale", ".q_scale",
+    ".k_scale", ".v_scale", ".q_scale", "_proj_scales",
 )  # fmt: skip
 _FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 
 
-def is_packed(folder: Path) -> bool:
-    """Return whether `PackedFiles` is to read a folder's weights.
-
-    Raises StoredQuantizationError if nothing can.
-    """
-    found = stored_quantization(folder)
-    return found is not None and found.method != "mxfp4"
-
-
 class PackedFiles:
     """The tensors of a folder by the model's names.
+
+    names: all that `read` takes.
 
     Raises OSError or SafetensorError if a file cannot be read, StoredQuantizationError if the
     folder's quantization is not supported.
@@ -60,17 +56,12 @@ class PackedFiles:
         found = stored_quantization(folder)
         assert found is not None
         self._quantization: StoredQuantization = found
-        self._stack = ExitStack()
-        self._files: dict[str, Any] = {}
-        for path in sorted(folder.glob("*.safetensors")):
-            file = self._stack.enter_context(safe_open(path, framework="pt"))
-            self._files |= dict.fromkeys(file.keys(), file)
+        self._files = TensorFiles(folder)
+        # Of each of the model's tensors of experts the names in the files, by expert and by part.
+        self._experts: dict[str, dict[int, dict[int, str]]] = defaultdict(dict)
         self._names = dict(self._find_names())
+        self.names = self._names.keys() | self._experts.keys()
         self._expanded: Counter[str] = Counter()
-
-    @property
-    def names(self) -> set[str]:
-        return set(self._names)
 
     def notes(self, dtype: torch.dtype) -> Iterator[str]:
         """Yield a line for each kind of weights that were expanded so far."""
@@ -80,16 +71,10 @@ class PackedFiles:
 
     def read(self, name: str, dtype: torch.dtype) -> Weight:
         """Return a tensor: a matrix in blocks where it can be, else in a float type."""
+        if name in self._experts:
+            return self._read_experts(self._experts[name], dtype)
         key = self._names[name]
-        stem, _, last = key.rpartition(".")
-        if f".{last}" in _CODES:
-            return self._grouped(stem, dtype)
-        tensor = self._tensor(key)
-        if last == "weight" and tensor.dtype == torch.int8:
-            return self._grouped(stem, dtype)
-        if tensor.dtype in _FLOAT8:
-            return self._float8(stem, tensor, dtype)
-        return tensor.to(dtype)
+        return self._float4(key, dtype) if key.endswith(_FLOAT4) else self._read(key, dtype)
 
     def unread_bias(self, names: set[str]) -> str | None:
         """Return the name of a quantized layer's bias, not zero, that is not among those names."""
@@ -97,30 +82,41 @@ class PackedFiles:
             stem = key.removesuffix(".bias")
             if stem != key and f"{stem}.qweight" in self._files and name == key:
                 known = {name, *_variants(name)} & names
-                if not known and bool(self._tensor(key).any()):
+                if not known and bool(self._files.tensor(key).any()):
                     return name
         return None
 
     def _find_names(self) -> Iterator[tuple[str, str]]:
         """Yield the names that a model may have for tensors, and their names in the files."""
         own: dict[str, str] = {}
-        for key in self._files:
+        for key in self._files.keys:
             if key.endswith(_COMPANIONS):
                 continue
             suffix = next((each for each in _CODES if key.endswith(each)), None)
-            own[key if suffix is None else key.removesuffix(suffix) + ".weight"] = key
+            name = key if suffix is None else key.removesuffix(suffix) + ".weight"
+            own[renamed(name).removesuffix(_FLOAT4)] = key
         for name, key in own.items():
+            expert = expert_matrix(name)
+            if expert is not None:
+                for tensor in (expert.tensor, *_variants(expert.tensor)):
+                    self._experts[tensor].setdefault(expert.number, {})[expert.part] = key
             yield from ((variant, key) for variant in _variants(name) if variant not in own)
         yield from own.items()
 
-    def _tensor(self, key: str) -> torch.Tensor:
-        tensor: torch.Tensor = self._files[key].get_tensor(key)
-        return tensor
+    def _read(self, key: str, dtype: torch.dtype) -> QuantizedTensor | torch.Tensor:
+        """Return a tensor of a name in the files."""
+        stem, _, last = key.rpartition(".")
+        if f".{last}" in _CODES:
+            return self._grouped(stem, dtype)
+        tensor = self._files.tensor(key)
+        if last == "weight" and tensor.dtype == torch.int8:
+            return self._grouped(stem, dtype)
+        if tensor.dtype in _FLOAT8:
+            self._expanded["of 8-bit floats"] += 1
+            return float8_matrix(self._files, stem, self._quantization.squares, dtype)
+        return tensor.to(dtype)
 
-    def _optional(self, key: str) -> torch.Tensor | None:
-        return self._tensor(key) if key in self._files else None
-
-    def _grouped(self, stem: str, dtype: torch.dtype) -> Weight:
+    def _grouped(self, stem: str, dtype: torch.dtype) -> QuantizedTensor | torch.Tensor:
         weight = self._layer(stem)
         packed = weight.quantized()
         if packed is not None:
@@ -130,99 +126,38 @@ class PackedFiles:
 
     def _layer(self, stem: str) -> GroupedWeight:
         if f"{stem}.qweight" not in self._files:
-            return self._compressed(stem)
-        return self._awq(stem) if self._quantization.method == "awq" else self._gptq(stem)
+            return compressed_layer(self._files, stem)
+        if self._quantization.method == "awq":
+            return awq_layer(self._files, stem)
+        return gptq_layer(self._files, stem, self._quantization)
 
-    def _gptq(self, stem: str) -> GroupedWeight:
-        words, zeros = self._tensor(f"{stem}.qweight"), self._tensor(f"{stem}.qzeros")
-        scales = self._tensor(f"{stem}.scales")
-        groups, outputs = scales.shape
-        bits = zeros.shape[1] * _WORD_BITS // outputs
-        inputs = words.shape[0] * _WORD_BITS // bits
-        index = self._optional(f"{stem}.g_idx")
-        return GroupedWeight(
-            (outputs, inputs),
-            bits,
-            codes_of_columns(words, bits, inputs),
-            scales.t(),
-            _groups(index, inputs, groups),
-            codes_across(zeros, bits),
-            int(self._quantization.zeros_less_one),
-        )
+    def _read_experts(self, keys: dict[int, dict[int, str]], dtype: torch.dtype) -> Weight:
+        """Return the matrices of all experts, [experts, outputs, inputs]."""
+        matrices = [
+            [self._read(parts[part], dtype) for part in sorted(parts)]
+            for _, parts in sorted(keys.items())
+        ]
+        stack = stacked(matrices)
+        if stack is not None:
+            return stack
+        packed = [m for parts in matrices for m in parts if isinstance(m, QuantizedTensor)]
+        if packed:
+            self._expanded["of experts in act-order, or in several formats,"] += len(packed)
+        floats = [torch.cat([_floats(part, dtype) for part in parts]) for parts in matrices]
+        return torch.stack(floats)
 
-    def _awq(self, stem: str) -> GroupedWeight:
-        words, scales = self._tensor(f"{stem}.qweight"), self._tensor(f"{stem}.scales")
-        groups, outputs = scales.shape
-        zeros = self._optional(f"{stem}.qzeros")
-        return GroupedWeight(
-            (outputs, len(words)),
-            4,
-            codes_of_awq(words),
-            scales.t(),
-            _groups(None, len(words), groups),
-            None if zeros is None else codes_of_awq(zeros),
-        )
-
-    def _compressed(self, stem: str) -> GroupedWeight:
-        scales = self._tensor(f"{stem}.weight_scale")
-        packed = self._optional(f"{stem}.weight_packed")
-        if packed is None:
-            numbers = self._tensor(f"{stem}.weight")
-            shape, bits, codes = tuple(numbers.shape), 8, codes_of_bytes(numbers)
-        else:
-            shape = tuple(self._tensor(f"{stem}.weight_shape").tolist())
-            bits = packed.shape[1] * _WORD_BITS // shape[1]
-            codes = codes_of_rows(packed, bits, shape[1])
-        outputs, inputs = shape
-        scales = scales.reshape(-1, 1) if scales.ndim < 2 else scales
-        scales = scales.expand(outputs, scales.shape[1])
-        index = self._optional(f"{stem}.weight_g_idx")
-        groups = _groups(index, inputs, scales.shape[1])
-        read, shift = self._compressed_zeros(stem, scales.shape[1], bits)
-        return GroupedWeight((outputs, inputs), bits, codes, scales, groups, read, shift)
-
-    def _compressed_zeros(self, stem: str, groups: int, bits: int) -> tuple[ReadCodes | None, int]:
-        """Return what reads a layer's zero points, and what is to be added to them."""
-        zeros = self._optional(f"{stem}.weight_zero_point")
-        if zeros is None or (zeros.dtype != torch.int32 and not bool(zeros.any())):
-            return None, 0
-        if zeros.dtype == torch.int32:  # packed along the outputs
-            return codes_across(zeros.t(), bits), 0
-        outputs = len(self._tensor(f"{stem}.weight_scale"))
-        each = zeros.to(torch.int8).reshape(-1, groups).expand(outputs, groups)
-        return codes_of_bytes(each), (1 << bits - 1) - 128
-
-    def _float8(self, stem: str, numbers: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """Expand a matrix of 8-bit floats with a scale for it, for outputs, or for squares."""
-        scales = self._optional(f"{stem}.weight_scale_inv")
-        if scales is None:
-            scales = self._optional(f"{stem}.weight_scale")
-        values = numbers.float()
-        self._expanded["of 8-bit floats"] += 1
-        if scales is None:
-            return values.to(dtype)
-        scales = scales.float()
-        if scales.ndim == 1 and len(scales) > 1:
-            scales = scales.unsqueeze(1)
-        if scales.ndim == 2:
-            for dim in (0, 1):
-                size = -(-values.shape[dim] // scales.shape[dim])
-                repeated = scales.repeat_interleave(size, dim)
-                scales = repeated.narrow(dim, 0, values.shape[dim])
-        return (values * scales).to(dtype)
+    def _float4(self, key: str, dtype: torch.dtype) -> Weight:
+        blocks = self._files.tensor(key)
+        scales = self._files.tensor(key.removesuffix(_FLOAT4) + "_scales")
+        stack = mxfp4_stack(blocks, scales)
+        if stack is not None:
+            return stack
+        self._expanded["of 4-bit floats with scales that 16 bits cannot hold"] += len(blocks)
+        return mxfp4_floats(blocks, scales, dtype)
 
 
-def _groups(index: torch.Tensor | None, inputs: int, count: int) -> np.ndarray[Any, Any]:
-    """Return the group of each input, from a tensor or one after the other."""
-    if index is not None and bool((index >= 0).all()):
-        return index.numpy().astype(np.int64)
-    return np.arange(inputs) // _group_size(inputs, count)
-
-
-def _group_size(inputs: int, count: int) -> int:
-    """Return the inputs of each of `count` groups, which is a power of two or all inputs."""
-    size = -(-inputs // count)
-    return size if count == 1 or inputs % count == 0 else 1 << (size - 1).bit_length()
+def _floats(part: QuantizedTensor | torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return part if isinstance(part, torch.Tensor) else part.dequantize(dtype=dtype)
 
 
 def _variants(name: str) -> Iterator[str]:

@@ -4,10 +4,10 @@ So transformers' own code runs a model whose weights stay packed, slowly, but wi
 expanded at once than one layer has. Programs read the packed weights instead (`quantized_of`).
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,16 @@ class PackedParameter(Tensor):
     """A matrix [outputs, inputs] of a file as a parameter; see `pack_parameter`."""
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+    operations: ClassVar[Mapping[Any, "Special"]] = {}  # that need not all numbers
+
+    @property
+    def numbers(self) -> Tensor:
+        """The expanded numbers."""
+        return _rows(self, 0, self.shape[0])
+
+    def release(self) -> None:
+        """Let go of the file."""
+        attach_quantized(self, None)
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
@@ -32,11 +42,14 @@ class PackedParameter(Tensor):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        special = _SPECIAL.get(func)
+        special = cls.operations.get(func)
         if special is not None and isinstance(args[special.index], cls):
             return special.function(*args, **(kwargs or {}))
-        args, kwargs = tree_map_only(cls, expanded, (args, kwargs or {}))
-        return func(*args, **kwargs)
+        # What is a view of a parameter must not be an inference tensor, since that is not.
+        context = torch.inference_mode(False) if func.is_view else nullcontext()
+        with context:
+            args, kwargs = tree_map_only(PackedParameter, expanded, (args, kwargs or {}))
+            return func(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> nn.Parameter:
         """Return a plain parameter with the same numbers."""
@@ -61,7 +74,7 @@ def expanded(parameter: Tensor) -> Tensor:
     """Return a parameter's numbers as a plain tensor; the parameter itself if it is one."""
     if not isinstance(parameter, PackedParameter):
         return parameter
-    return _rows(parameter, 0, parameter.shape[0])
+    return parameter.numbers
 
 
 def expand_parameters(model: nn.Module, *, keeps_floats: bool = False) -> int:
@@ -83,11 +96,6 @@ def expand_parameters(model: nn.Module, *, keeps_floats: bool = False) -> int:
     return len(plain)
 
 
-def release_parameter(parameter: Tensor) -> None:
-    """Let go of a packed parameter's file; it must not be read afterwards."""
-    attach_quantized(parameter, None)
-
-
 @contextmanager
 def products_skipped() -> Iterator[None]:
     """Let linear layers with packed parameters return zeros, at once, within the context."""
@@ -96,6 +104,11 @@ def products_skipped() -> Iterator[None]:
         yield
     finally:
         _skips_products.reset(token)
+
+
+def are_products_skipped() -> bool:
+    """Return whether the context is one of `products_skipped`."""
+    return _skips_products.get()
 
 
 _skips_products = ContextVar("_skips_products", default=False)
@@ -150,16 +163,16 @@ def _slice(
     return _packed(_source(parameter).take(rows), parameter.dtype)
 
 
-class _Special:
+class Special:
     """How an operation is done on a packed parameter, its argument of that index."""
 
     def __init__(self, index: int, function: Callable[..., Tensor]) -> None:
         self.index, self.function = index, function
 
 
-_SPECIAL = {
-    _aten.detach.default: _Special(0, lambda parameter: parameter),
-    _aten.linear.default: _Special(1, _linear),
-    _aten.embedding.default: _Special(0, _embedding),
-    _aten.slice.Tensor: _Special(0, _slice),
+PackedParameter.operations = {
+    _aten.detach.default: Special(0, lambda parameter: parameter),
+    _aten.linear.default: Special(1, _linear),
+    _aten.embedding.default: Special(0, _embedding),
+    _aten.slice.Tensor: Special(0, _slice),
 }

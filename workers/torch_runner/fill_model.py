@@ -11,7 +11,11 @@ from transformers.pytorch_utils import Conv1D
 
 from headrace.workers.errors import ModelUnsupported
 from headrace.workers.quantized.parameter import pack_parameter
+from headrace.workers.quantized.stack import QuantizedStack
+from headrace.workers.quantized.stacked_parameter import stack_parameter
 from headrace.workers.quantized.tensor import QuantizedTensor
+
+Weight = QuantizedTensor | QuantizedStack | torch.Tensor
 
 
 class StoredWeights(Protocol):
@@ -20,8 +24,8 @@ class StoredWeights(Protocol):
     @property
     def names(self) -> Set[str]: ...
 
-    def read(self, name: str, dtype: torch.dtype) -> QuantizedTensor | torch.Tensor:
-        """Return a tensor: a matrix in blocks, or in a float type."""
+    def read(self, name: str, dtype: torch.dtype) -> Weight:
+        """Return a tensor: a matrix or those of experts in blocks, or in a float type."""
 
 
 def blank_model(model_class: Any, config: Any, dtype: torch.dtype) -> PreTrainedModel:
@@ -37,14 +41,14 @@ def blank_model(model_class: Any, config: Any, dtype: torch.dtype) -> PreTrained
 
 def fill_model(model: PreTrainedModel, weights: StoredWeights, folder: Path) -> None:
     """Set all parameters and buffers. Raises ModelUnsupported if a weight is missing."""
-    stored = set(model.state_dict())
+    stored, names = set(model.state_dict()), weights.names
     missing = []
     for path, module in model.named_modules():
         for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
             full = f"{path}.{name}" if path else name
             if tensor is None:
                 continue
-            if full in weights.names:
+            if full in names:
                 _set(module, name, weights.read(full, tensor.dtype), tensor)
             elif full not in stored:  # transformers computes it
                 module._buffers[name] = torch.empty_like(tensor, device="cpu")
@@ -60,7 +64,7 @@ def fill_model(model: PreTrainedModel, weights: StoredWeights, folder: Path) -> 
     model.initialize_weights()  # type: ignore[no-untyped-call]
 
 
-def _set(module: nn.Module, name: str, value: QuantizedTensor | torch.Tensor, like: Any) -> None:
+def _set(module: nn.Module, name: str, value: Weight, like: Any) -> None:
     """Set a parameter or buffer. Raises ModelUnsupported if its shape is another."""
     if isinstance(module, Conv1D) and name == "weight" and isinstance(value, QuantizedTensor):
         value = value.dequantize(dtype=like.dtype).t().contiguous()
@@ -69,6 +73,8 @@ def _set(module: nn.Module, name: str, value: QuantizedTensor | torch.Tensor, li
         raise ModelUnsupported(f"{type(module).__name__}.{name} has the shape {shapes}")
     if isinstance(value, QuantizedTensor):
         parameter: torch.Tensor = pack_parameter(value, like.dtype)
+    elif isinstance(value, QuantizedStack):
+        parameter = stack_parameter(value, like.dtype)
     else:
         parameter = nn.Parameter(value, requires_grad=False)
     # transformers initializes what has no such mark

@@ -17,7 +17,6 @@ from transformers.modeling_utils import PreTrainedModel
 from headrace.protocol.common.context_length import context_length
 from headrace.protocol.common.gguf_reference import REFERENCE
 from headrace.protocol.common.stored_quantization import (
-    StoredQuantization,
     StoredQuantizationError,
     stored_quantization,
 )
@@ -65,12 +64,9 @@ def load_model(
     if (model_path / REFERENCE).is_file():
         chosen = choose_dtype(dtype, config, None, device)
         model: Any = load_gguf_model(model_path, model_class, chosen)
-    elif (quantization := _stored_quantization(model_path)) is not None:
+    elif _is_packed(model_path):
         chosen = _dtype_of_packed(dtype, config, device)
-        if quantization.method == "mxfp4":
-            model = _read_weights(model_path, model_class, chosen)
-        else:
-            model = load_packed_model(model_path, model_class, chosen, log)
+        model = load_packed_model(model_path, model_class, chosen, log)
     else:
         chosen = choose_dtype(dtype, config, _weight_files(model_path)[0], device)
         model = _read_weights(model_path, model_class, chosen)
@@ -82,9 +78,9 @@ def load_model(
     return loaded
 
 
-def _stored_quantization(model_path: Path) -> StoredQuantization | None:
+def _is_packed(model_path: Path) -> bool:
     try:
-        return stored_quantization(model_path)
+        return stored_quantization(model_path) is not None
     except StoredQuantizationError as error:
         raise ModelUnsupported(str(error)) from error
 

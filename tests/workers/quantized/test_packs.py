@@ -1,6 +1,7 @@
 """A model is served from the packed integers of its safetensors, and computes what they hold."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,8 @@ PACKS: dict[str, tuple[str, dict[str, Any], str]] = {
 }  # fmt: skip
 
 
-def loaded(folder: Path, dtype: str = "float32") -> Any:
-    return load_model(folder, dtype, torch.device("cpu"))  # type: ignore[arg-type]
+def loaded(folder: Path, log: Callable[[str], None] = print) -> Any:
+    return load_model(folder, "float32", torch.device("cpu"), False, log)
 
 
 @torch.inference_mode()

@@ -19,6 +19,7 @@ from headrace.workers.native.experts.routing import (
     is_router,
     traits,
 )
+from headrace.workers.native.experts.stacked_weights import Layout, StackedWeights
 from headrace.workers.native.graph import NotStatic
 
 _GATE_UP, _DOWN = "gate_up_proj", "down_proj"
@@ -48,43 +49,19 @@ class Gate:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """How experts' weights are stored.
-
-    transposed: whether they are [experts, inputs, outputs].
-    interleaved: whether outputs of the gate and of its partner take turns.
-    """
-
-    transposed: bool
-    interleaved: bool
-
-    def matrix(self, weight: torch.Tensor) -> torch.Tensor:
-        """Return a view of stacked weights as [experts, outputs, inputs]."""
-        return weight.transpose(1, 2) if self.transposed else weight
-
-    def halves(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return views of the gate and of its partner in [experts, outputs, ...]."""
-        if self.interleaved:
-            return values[:, ::2], values[:, 1::2]
-        half = values.shape[1] // 2
-        return values[:, :half], values[:, half:]
-
-
-@dataclass(frozen=True, slots=True)
 class Experts:
     """The experts of one layer: down(gate of (x @ gate, x @ partner)), each plus its bias.
 
-    gate, partner, down: [experts, outputs, inputs], views of the model's parameters. Biases:
-    [experts, outputs], or None.
+    gate, partner, down: of the model's parameters. Biases: likewise [experts, outputs], or None.
     """
 
     kind: Gate
-    gate: torch.Tensor
-    partner: torch.Tensor
-    down: torch.Tensor
-    gate_bias: torch.Tensor | None
-    partner_bias: torch.Tensor | None
-    down_bias: torch.Tensor | None
+    gate: StackedWeights
+    partner: StackedWeights
+    down: StackedWeights
+    gate_bias: StackedWeights | None
+    partner_bias: StackedWeights | None
+    down_bias: StackedWeights | None
 
 
 ExpertsUse = tuple[Layout, Gate]
@@ -111,19 +88,24 @@ def find_experts(
     if found is None:
         return None
     layout, kind = found
-    gate, partner = layout.halves(layout.matrix(weights[_GATE_UP]))
-    bias = weights.get(f"{_GATE_UP}_bias")
-    gate_bias, partner_bias = (None, None) if bias is None else layout.halves(bias)
-    down, down_bias = layout.matrix(weights[_DOWN]), weights.get(f"{_DOWN}_bias")
-    return Experts(kind, gate, partner, down, gate_bias, partner_bias, down_bias)
+    of_biases = Layout(transposed=False, interleaved=layout.interleaved)
+
+    def find(name: str, layout: Layout, half: int | None = None) -> StackedWeights | None:
+        return StackedWeights(weights[name], layout, half) if name in weights else None
+
+    gate, partner = (StackedWeights(weights[_GATE_UP], layout, half) for half in (0, 1))
+    biases = [find(f"{_GATE_UP}_bias", of_biases, half) for half in (0, 1)]
+    biases.append(find(f"{_DOWN}_bias", of_biases))
+    return Experts(kind, gate, partner, StackedWeights(weights[_DOWN], layout), *biases)
 
 
 def _try_experts(module: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> ExpertsUse | None:
     if not {_GATE_UP, _DOWN} <= weights.keys() <= _NAMES:
         return None
     for layout in (Layout(t, i) for t in (False, True) for i in (False, True)):
-        gate_up, down = layout.matrix(weights[_GATE_UP]), layout.matrix(weights[_DOWN])
-        if gate_up.shape != (len(down), 2 * down.shape[2], down.shape[1]):
+        gate_up = StackedWeights(weights[_GATE_UP], layout).shape
+        experts, hidden, inner = StackedWeights(weights[_DOWN], layout).shape
+        if gate_up != (experts, 2 * inner, hidden):
             continue
         kind = next((kind for kind in _kinds(module) if _matches(module, layout, kind)), None)
         if kind is not None:

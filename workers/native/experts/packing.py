@@ -4,11 +4,13 @@ from collections.abc import Sequence
 
 import torch
 
+from headrace.workers.native.experts.stacked_weights import StackedWeights
 from headrace.workers.native.packed_blocks import PackedBlocks
 from headrace.workers.native.packed_weight import ALIGNMENT, PackedWeight
+from headrace.workers.native.stored_dtype import dtype_of
 from headrace.workers.native.weight_format import WeightFormat
 
-Stacked = tuple[torch.Tensor, torch.Tensor | None]  # weights [experts, outputs, inputs], biases
+Stacked = tuple[StackedWeights, StackedWeights | None]  # with biases [experts, outputs]
 
 
 class PackedExperts:
@@ -28,7 +30,7 @@ class PackedExperts:
         kind = PackedBlocks if weight_format.is_blocks else PackedWeight
         self._each: list[PackedWeight] = [
             kind(_expert_parts(parts, number), dtype, weight_format, is_gated)
-            for number in range(len(parts[0][0]))
+            for number in range(parts[0][0].shape[0])
         ]
         first = self._each[0]
         self.weight_format = weight_format
@@ -66,9 +68,14 @@ class PackedExperts:
 def _expert_parts(parts: Sequence[Stacked], number: int) -> list[dict[str, object]]:
     return [
         {
-            "weight": weights[number],
-            "bias": None if biases is None else biases[number],
+            "weight": weights.expert(number),
+            "bias": None if biases is None else _bias(biases, number),
             "transposed": False,
         }
         for weights, biases in parts
     ]
+
+
+def _bias(biases: StackedWeights, number: int) -> torch.Tensor:
+    bias = biases.expert(number)
+    return bias.to(dtype_of(bias))

@@ -1,0 +1,159 @@
+"""The tensors that a quantized linear layer has in safetensors, by format.
+
+Bits and groups are told by the tensors' shapes, so that layers may differ.
+"""
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import safe_open
+
+from headrace.protocol.common.stored_quantization import StoredQuantization
+from headrace.workers.quantized.grouped_weight import GroupedWeight
+from headrace.workers.quantized.integer_codes import (
+    ReadCodes,
+    codes_across,
+    codes_of_awq,
+    codes_of_bytes,
+    codes_of_columns,
+    codes_of_rows,
+)
+
+_WORD_BITS = 32
+
+
+class TensorFiles:
+    """The tensors of a folder's safetensors, which are mapped.
+
+    Raises OSError or SafetensorError if a file cannot be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._stack = ExitStack()
+        self._files: dict[str, Any] = {}
+        for path in sorted(folder.glob("*.safetensors")):
+            file = self._stack.enter_context(safe_open(path, framework="pt"))
+            self._files |= dict.fromkeys(file.keys(), file)
+
+    @property
+    def keys(self) -> list[str]:
+        return list(self._files)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._files
+
+    def tensor(self, key: str) -> torch.Tensor:
+        """Return a tensor. Raises KeyError if there is none of that name."""
+        tensor: torch.Tensor = self._files[key].get_tensor(key)
+        return tensor
+
+    def optional(self, key: str) -> torch.Tensor | None:
+        """Return a tensor; None if there is none of that name."""
+        return self.tensor(key) if key in self._files else None
+
+
+def gptq_layer(files: TensorFiles, stem: str, quantization: StoredQuantization) -> GroupedWeight:
+    """Return a layer of GPTQ. quantization: what the folder's configuration says."""
+    words, zeros = files.tensor(f"{stem}.qweight"), files.tensor(f"{stem}.qzeros")
+    scales = files.tensor(f"{stem}.scales")
+    groups, outputs = scales.shape
+    bits = zeros.shape[1] * _WORD_BITS // outputs
+    inputs = words.shape[0] * _WORD_BITS // bits
+    index = files.optional(f"{stem}.g_idx")
+    return GroupedWeight(
+        (outputs, inputs),
+        bits,
+        codes_of_columns(words, bits, inputs),
+        scales.t(),
+        _groups(index, inputs, groups, quantization.group_size),
+        codes_across(zeros, bits),
+        int(quantization.zeros_less_one),
+    )
+
+
+def awq_layer(files: TensorFiles, stem: str) -> GroupedWeight:
+    """Return a layer of AWQ, version gemm."""
+    words, scales = files.tensor(f"{stem}.qweight"), files.tensor(f"{stem}.scales")
+    groups, outputs = scales.shape
+    zeros = files.optional(f"{stem}.qzeros")
+    return GroupedWeight(
+        (outputs, len(words)),
+        4,
+        codes_of_awq(words),
+        scales.t(),
+        _groups(None, len(words), groups),
+        None if zeros is None else codes_of_awq(zeros),
+    )
+
+
+def compressed_layer(files: TensorFiles, stem: str) -> GroupedWeight:
+    """Return a layer of compressed-tensors, packed or in bytes."""
+    scales = files.tensor(f"{stem}.weight_scale")
+    packed = files.optional(f"{stem}.weight_packed")
+    if packed is None:
+        numbers = files.tensor(f"{stem}.weight")
+        shape, bits, codes = tuple(numbers.shape), 8, codes_of_bytes(numbers)
+    else:
+        shape = tuple(files.tensor(f"{stem}.weight_shape").tolist())
+        bits = packed.shape[1] * _WORD_BITS // shape[1]
+        codes = codes_of_rows(packed, bits, shape[1])
+    outputs, inputs = shape
+    scales = scales.reshape(-1, 1) if scales.ndim < 2 else scales
+    scales = scales.expand(outputs, scales.shape[1])
+    index = files.optional(f"{stem}.weight_g_idx")
+    groups = _groups(index, inputs, scales.shape[1])
+    read, shift = _compressed_zeros(files, stem, tuple(scales.shape), bits)
+    return GroupedWeight((outputs, inputs), bits, codes, scales, groups, read, shift)
+
+
+def _compressed_zeros(
+    files: TensorFiles, stem: str, shape: tuple[int, ...], bits: int
+) -> tuple[ReadCodes | None, int]:
+    """Return what reads a layer's zero points, and what is to be added to them.
+
+    shape: of the layer's scales.
+    """
+    zeros = files.optional(f"{stem}.weight_zero_point")
+    if zeros is None or (zeros.dtype != torch.int32 and not bool(zeros.any())):
+        return None, 0
+    if zeros.dtype == torch.int32:  # packed along the outputs
+        return codes_across(zeros.t(), bits), 0
+    each = zeros.to(torch.int8).reshape(-1, shape[1]).expand(shape)
+    return codes_of_bytes(each), (1 << bits - 1) - 128
+
+
+def float8_matrix(
+    files: TensorFiles, stem: str, squares: tuple[int, int], dtype: torch.dtype
+) -> torch.Tensor:
+    """Expand a matrix of 8-bit floats with a scale for it, for outputs, or for squares."""
+    values = files.tensor(f"{stem}.weight").float()
+    scales = files.optional(f"{stem}.weight_scale_inv")
+    if scales is None:
+        scales = files.optional(f"{stem}.weight_scale")
+    if scales is None:
+        return values.to(dtype)
+    scales = scales.float()
+    if scales.ndim == 1 and len(scales) > 1:
+        scales = scales.unsqueeze(1)
+    for dim in range(scales.ndim if scales.ndim == 2 else 0):
+        if 1 < scales.shape[dim] < values.shape[dim]:
+            repeated = scales.repeat_interleave(squares[dim], dim)
+            scales = repeated.narrow(dim, 0, values.shape[dim])
+    return (values * scales).to(dtype)
+
+
+def _groups(
+    index: torch.Tensor | None, inputs: int, count: int, size: int = 0
+) -> npt.NDArray[np.int64]:
+    """Return the group of each input, from a tensor or one after the other.
+
+    size: of a group, if it is known.
+    """
+    if index is not None and bool((index >= 0).all()):
+        return index.numpy().astype(np.int64)
+    fits = size > 0 and -(-inputs // size) == count
+    return np.arange(inputs) // (size if fits else -(-inputs // count))
