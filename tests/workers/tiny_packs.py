@@ -250,7 +250,7 @@ _WRITERS: dict[str, Callable[[Numbers, Scheme], tuple[Tensors, Numbers]]] = {
 
 def save_mxfp4(folder: Path) -> None:
     """Write a folder with a random gpt-oss, its experts in 4-bit floats as OpenAI's are."""
-    options = {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 32}
+    options: dict[str, Any] = {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 32}
     options |= {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
     config = transformers.GptOssConfig(**{**_CONFIG, "intermediate_size": 96, **options})
     torch.manual_seed(3)

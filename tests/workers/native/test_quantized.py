@@ -107,6 +107,8 @@ def test_greatest_sums_are_exact() -> None:
             blocks[..., start : start + 2] = np.frombuffer(np.float16(0.5).tobytes(), np.uint8)
         if name == "mxfp4":
             blocks[..., 0] = 127
+        if name == "q8_m":
+            blocks[..., 4:] = 127  # signed
         weight = QuantizedTensor(name, (OUTPUTS, inputs), data)
         rows = torch.tensor([1.0, -1.0])[:, None].expand(2, inputs).contiguous()
         rows[1, ::2] = 1.0

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from transformers.utils.quantization_config import Mxfp4Config
 
 from headrace.protocol.config import CpuKernels
 from headrace.workers.attention.hook import AttentionHook
@@ -37,8 +38,8 @@ def save(folder: Path, name: str) -> Any:
     """Write a model of that name; return it as transformers computes it."""
     if name == "gpt_oss":
         save_mxfp4(folder)
-        plain = transformers.Mxfp4Config(dequantize=True)
-        model = transformers.GptOssForCausalLM.from_pretrained(
+        plain = Mxfp4Config(dequantize=True)
+        model: Any = transformers.GptOssForCausalLM.from_pretrained(
             folder, quantization_config=plain, dtype=torch.float32, attn_implementation="eager"
         )
         return model.eval()
