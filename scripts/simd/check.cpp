@@ -346,6 +346,7 @@ int main() {
     check_blocks<Q6_K>("q6_k", 7);
     check_blocks<Iq4_Nl>("iq4_nl", 8);
     check_blocks<Mxfp4>("mxfp4", 9);
+    check_blocks<Q8_M>("q8_m", 10);
     std::printf("%d failures\n", failures);
     return failures ? 1 : 0;
 }

@@ -41,6 +41,15 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
         "GPT2LMHeadModel",
         {"tie_word_embeddings": True, "max_position_embeddings": 1024},
     ),
+    "mixtral": (
+        "MixtralConfig",
+        "MixtralForCausalLM",
+        {
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        },
+    ),
     "qwen3moe": (
         "Qwen3MoeConfig",
         "Qwen3MoeForCausalLM",
@@ -52,6 +61,9 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
         },
     ),
 }
+
+
+_ARCHITECTURES = {"mixtral": "llama"}  # llama.cpp's, where the name is another
 
 
 def save_tiny_gguf(
@@ -70,6 +82,7 @@ def save_tiny_gguf(
     config = getattr(transformers, config_class)(**{**_COMMON, **different, **options})
     torch.manual_seed(seed)
     model: transformers.PreTrainedModel = getattr(transformers, model_class)(config).float().eval()
+    name = _ARCHITECTURES.get(name, name)
     writer = gguf.GGUFWriter(file, name, split_max_tensors=split_tensors)
     _add_metadata(writer, config)
     kind = gguf.GGMLQuantizationType[type_name.upper()]
@@ -108,9 +121,11 @@ def _add_metadata(writer: gguf.GGUFWriter, config: Any) -> None:
     writer.add_value_length(HEAD_DIM)
     if hasattr(config, "sliding_window") and config.sliding_window:
         writer.add_sliding_window(config.sliding_window)
-    if getattr(config, "num_experts", None):
-        writer.add_expert_count(config.num_experts)
+    num_experts = getattr(config, "num_experts", getattr(config, "num_local_experts", None))
+    if num_experts:
+        writer.add_expert_count(num_experts)
         writer.add_expert_used_count(config.num_experts_per_tok)
+    if hasattr(config, "moe_intermediate_size"):
         writer.add_expert_feed_forward_length(config.moe_intermediate_size)
     add_tokenizer(writer, VOCAB)
     writer.add_pad_token_id(0)

@@ -23,6 +23,12 @@ _SIZES = {
     "attention.key_length": "head_dim",
     "expert_feed_forward_length": "moe_intermediate_size",
 }
+# What a mixtral's configuration has in common with those that transformers makes of its files.
+_OF_MIXTRAL = {
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "max_position_embeddings", "rms_norm_eps",
+    "rope_parameters", "tie_word_embeddings", "bos_token_id", "eos_token_id", "pad_token_id",
+}  # fmt: skip
 _VOCABULARY = {f"tokenizer.ggml.{name}" for name in ("tokens", "scores", "token_type", "merges")}
 
 
@@ -47,6 +53,7 @@ def write_gguf_folder(source: Path, output: Path) -> None:
         with stages.stage("tokenizer", weight=2):
             tokenizer = AutoTokenizer.from_pretrained(folder, config=config, **options)
             tokenizer.save_pretrained(output)
+    config = _with_experts(config, headers[0])
     with stages.stage("names"), torch.device("meta"):
         config.dtype = torch.float32
         model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
@@ -90,6 +97,18 @@ def _set_from_all_files(config: Any, headers: list[GGUFHeader]) -> None:
     size = metadata.get("tokenizer.ggml.tokens") if size is None else size
     if isinstance(size, int):
         config.vocab_size = size
+
+
+def _with_experts(config: Any, header: GGUFHeader) -> Any:
+    """Return a mixtral's configuration, whose files llama.cpp takes for a llama's with experts."""
+    count = header.metadata.get("llama.expert_count")
+    used = header.metadata.get("llama.expert_used_count")
+    if header.architecture != "llama" or not count or not used:
+        return config
+    from transformers import MixtralConfig
+
+    kept = {key: value for key, value in config.to_dict().items() if key in _OF_MIXTRAL}
+    return MixtralConfig(**kept, num_local_experts=count, num_experts_per_tok=used)
 
 
 def _set_rope_factors(config: Any, files: list[Path], headers: list[GGUFHeader]) -> None:

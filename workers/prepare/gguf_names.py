@@ -74,6 +74,9 @@ def _changes(architecture: str, config: dict[str, Any]) -> tuple[Any, Any]:
             return {"name": names[experts["name"]], "part": experts["part"]}
         return plain(tensor, names)
 
+    def with_heads_and_experts(tensor: GGUFTensor, names: dict[str, str]) -> dict[str, Any] | None:
+        return with_heads(tensor, names) or with_experts(tensor, names)
+
     def with_transposed(tensor: GGUFTensor, names: dict[str, str]) -> dict[str, Any] | None:
         if tensor.name == "output.weight":
             return {"name": "lm_head.weight"}
@@ -84,7 +87,7 @@ def _changes(architecture: str, config: dict[str, Any]) -> tuple[Any, Any]:
 
     known = {
         "TensorProcessor": plain,
-        "LlamaTensorProcessor": with_heads,
+        "LlamaTensorProcessor": with_heads_and_experts,
         "Gemma2TensorProcessor": with_norms_from_one,
         "NemotronTensorProcessor": with_norms_from_one,
         "Qwen2MoeTensorProcessor": with_experts,
@@ -98,11 +101,27 @@ def _names(model: Any, processor: Any) -> dict[str, str]:
     from transformers import modeling_gguf_pytorch_utils
 
     tables: Any = modeling_gguf_pytorch_utils
+    if model.config.model_type == "mixtral":
+        return dict(_names_of_mixtral(model))
     try:
         names = tables.get_gguf_hf_weights_map(_Outline(model), processor)
     except NotImplementedError:  # an architecture that the gguf package does not know
         return {}
     return dict(names)
+
+
+def _names_of_mixtral(model: Any) -> Iterator[tuple[str, str]]:
+    """Yield the same of an architecture whose files transformers does not know."""
+    from gguf import MODEL_ARCH, get_tensor_name_map
+
+    table = get_tensor_name_map(MODEL_ARCH.LLAMA, model.config.num_hidden_layers)
+    for full in model.state_dict():
+        base, suffix = full.removesuffix(".weight"), ".weight" * full.endswith(".weight")
+        name = table.get_name(base.replace("gate_up_proj", "down_proj"))
+        if name is not None and base.endswith("gate_up_proj"):
+            yield from ((name.replace("down", part), full) for part in ("gate", "up"))
+        elif name is not None:
+            yield name + suffix, full
 
 
 class _Outline:

@@ -80,12 +80,13 @@ def test_programs_multiply_the_blocks(tmp_path: Path, name: str, kernel_set: Cpu
 
 
 @needs_kernels
-@pytest.mark.parametrize("name", ["qwen3_moe", "gpt_oss", "gguf"])
+@pytest.mark.parametrize("name", ["qwen3_moe", "gpt_oss", "gguf", "mixtral gguf"])
 def test_its_program_is_cached(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
-    if name == "gguf":
-        save_tiny_gguf(tmp_path / "tiny.gguf", "qwen3moe", "q8_0")
+    if "gguf" in name:
+        kind = "mixtral" if "mixtral" in name else "qwen3moe"
+        save_tiny_gguf(tmp_path / "tiny.gguf", kind, "q8_0")
         write_gguf_folder(tmp_path / "tiny.gguf", folder)
     else:
         save(folder, name)
