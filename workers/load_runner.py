@@ -126,8 +126,10 @@ def load_runner(
 def _expand(
     model: PreTrainedModel, log: Callable[[str], None], *, keeps_floats: bool = False
 ) -> None:
-    if num_expanded := expand_parameters(model, keeps_floats=keeps_floats):
-        log(f"{num_expanded} quantized weights expanded to {model.dtype}")
+    num_expanded, growth = expand_parameters(model, keeps_floats=keeps_floats)
+    if num_expanded:
+        size = f"{growth:.1f} times as large"
+        log(f"{num_expanded} quantized weights expanded to {model.dtype}, {size}")
 
 
 def _compile(

@@ -61,9 +61,11 @@ def gptq_layer(files: TensorFiles, stem: str, quantization: StoredQuantization) 
     words, zeros = files.tensor(f"{stem}.qweight"), files.tensor(f"{stem}.qzeros")
     scales = files.tensor(f"{stem}.scales")
     groups, outputs = scales.shape
-    bits = zeros.shape[1] * _WORD_BITS // outputs
-    inputs = words.shape[0] * _WORD_BITS // bits
     index = files.optional(f"{stem}.g_idx")
+    bits = zeros.shape[1] * _WORD_BITS // outputs
+    if index is not None:  # zero points may be filled up to whole words
+        bits = words.shape[0] * _WORD_BITS // len(index)
+    inputs = words.shape[0] * _WORD_BITS // bits
     return GroupedWeight(
         (outputs, inputs),
         bits,

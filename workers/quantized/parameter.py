@@ -34,6 +34,11 @@ class PackedParameter(Tensor):
         """Let go of the file."""
         attach_quantized(self, None)
 
+    @property
+    def stored_bytes(self) -> int:
+        """The bytes that the file, or the blocks made of it, have for the numbers."""
+        return _source(self).nbytes
+
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
         cls,
@@ -77,12 +82,14 @@ def expanded(parameter: Tensor) -> Tensor:
     return parameter.numbers
 
 
-def expand_parameters(model: nn.Module, *, keeps_floats: bool = False) -> int:
-    """Expand packed parameters of a model for good; return how many there were.
+def expand_parameters(model: nn.Module, *, keeps_floats: bool = False) -> tuple[int, float]:
+    """Expand packed parameters of a model for good; return how many there were, and how many times
+    as large they are now.
 
     keeps_floats: leave those that are not in blocks.
     """
     plain: dict[int, nn.Parameter] = {}
+    before = 0
     for module in model.modules():
         for name, parameter in cast(dict[str, Tensor | None], module._parameters).items():
             if isinstance(parameter, PackedParameter):
@@ -91,9 +98,10 @@ def expand_parameters(model: nn.Module, *, keeps_floats: bool = False) -> int:
                     continue
                 key = id(parameter)
                 if key not in plain:
+                    before += parameter.stored_bytes
                     plain[key] = nn.Parameter(expanded(parameter), requires_grad=False)
                 module._parameters[name] = plain[key]
-    return len(plain)
+    return len(plain), sum(each.nbytes for each in plain.values()) / max(1, before)
 
 
 @contextmanager

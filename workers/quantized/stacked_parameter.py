@@ -29,6 +29,11 @@ class StackedParameter(PackedParameter):
         """Let go of the file."""
         attach_stack(self, None)
 
+    @property
+    def stored_bytes(self) -> int:
+        """The bytes that the file, or the blocks made of it, have for the numbers."""
+        return sum(part.nbytes for parts in _source(self).matrices for part in parts)
+
 
 def stack_parameter(stack: QuantizedStack, dtype: torch.dtype) -> nn.Parameter:
     """Return a parameter that has the weights' numbers in a dtype, and no memory of its own."""

@@ -93,7 +93,9 @@ def test_weights_can_be_expanded_and_products_skipped(tmp_path: Path) -> None:
     before = logits(model)
     with products_skipped():
         assert not logits(model).any()
-    assert expand_parameters(model) == 16  # seven of each layer, the embedding and the head
+    number, growth = expand_parameters(model)
+    assert number == 16  # seven of each layer, the embedding and the head
+    assert growth == pytest.approx(32 / 8.5)  # float32 to q8_0
     assert not any(isinstance(p, PackedParameter) for p in model.parameters())
     torch.testing.assert_close(logits(model), before, rtol=1e-4, atol=1e-4)
 

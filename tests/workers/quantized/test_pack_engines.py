@@ -77,7 +77,7 @@ def test_float32_is_that_of_the_expanded_model(tmp_path: Path, kernels: str) -> 
         engine = engine_of(tmp_path / name, lines, dtype="float32", cpu_kernels=kernels)
         answers.append(tokens(engine))
     assert answers[0] == answers[1]
-    assert "14 quantized weights expanded to torch.float32" in lines
+    assert "14 quantized weights expanded to torch.float32, 7.1 times as large" in lines
 
 
 @pytest.mark.parametrize("kernels", ["torch", pytest.param("native", marks=needs_kernels)])

@@ -76,21 +76,25 @@ def test_it_computes_what_the_folder_holds(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "options", "kind"),
+    ("method", "options", "kind", "growth"),
     [
-        ("awq", {"group": 16, "symmetric": False}, "of groups that are no multiples of 32 inputs"),
-        ("fp8", {}, "of 8-bit floats"),
+        ("awq", {"group": 16, "symmetric": False}, "of groups that are no multiples of 32 inputs",
+         8),
+        ("fp8", {}, "of 8-bit floats", 4),
         ("pack-quantized", {"scale_dtype": torch.float32, "initializer_range": 1e-9},
-         "with scales that 16 bits cannot hold"),
+         "with scales that 16 bits cannot hold", 8),
     ],
 )  # fmt: skip
 def test_what_has_no_kernel_is_expanded_and_said(
-    tmp_path: Path, method: str, options: dict[str, Any], kind: str
+    tmp_path: Path, method: str, options: dict[str, Any], kind: str, growth: int
 ) -> None:
     reference = save_pack(tmp_path, method, **options)
     lines: list[str] = []
     model = load_model(tmp_path, "float32", torch.device("cpu"), False, lines.append)
-    assert lines == [f"14 weights {kind} have no kernel and are expanded to float32"]
+    expected = (
+        f"14 weights {kind} have no kernel and are expanded to float32, {growth} times as large"
+    )
+    assert lines == [expected]
     torch.testing.assert_close(logits(model), logits(reference), rtol=0, atol=1e-4)
 
 
