@@ -50,6 +50,24 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
         },
     ),
+    "gpt-oss": (
+        "GptOssConfig",
+        "GptOssForCausalLM",
+        {
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "sliding_window": 10,
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 10000.0,
+                "factor": 8.0,
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+                "truncate": False,
+                "original_max_position_embeddings": 16,
+            },
+        },
+    ),
     "qwen3moe": (
         "Qwen3MoeConfig",
         "Qwen3MoeForCausalLM",
@@ -82,6 +100,10 @@ def save_tiny_gguf(
     config = getattr(transformers, config_class)(**{**_COMMON, **different, **options})
     torch.manual_seed(seed)
     model: transformers.PreTrainedModel = getattr(transformers, model_class)(config).float().eval()
+    if name == "gpt-oss":  # biases start at zero, which hides errors
+        for each, parameter in model.named_parameters():
+            if "bias" in each:
+                parameter.data.normal_(std=0.2)
     name = _ARCHITECTURES.get(name, name)
     writer = gguf.GGUFWriter(file, name, split_max_tensors=split_tensors)
     _add_metadata(writer, config)
@@ -100,7 +122,7 @@ def save_tiny_gguf(
 def _add_rope_factors(writer: gguf.GGUFWriter, model: Any) -> None:
     """Add the tensor in which llama.cpp keeps what a model divides its rotary frequencies by."""
     rotary = getattr(model.base_model, "rotary_emb", None)
-    if rotary is None or not hasattr(rotary, "inv_freq") or rotary.rope_type == "default":
+    if rotary is None or not hasattr(rotary, "inv_freq") or rotary.rope_type in ("default", "yarn"):
         return
     plain = 10000.0 ** -(torch.arange(0, HEAD_DIM, 2) / HEAD_DIM)
     writer.add_tensor("rope_freqs.weight", (plain / rotary.inv_freq).float().numpy())
@@ -127,6 +149,10 @@ def _add_metadata(writer: gguf.GGUFWriter, config: Any) -> None:
         writer.add_expert_used_count(config.num_experts_per_tok)
     if hasattr(config, "moe_intermediate_size"):
         writer.add_expert_feed_forward_length(config.moe_intermediate_size)
+    if config.model_type == "gpt_oss":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(config.rope_parameters["factor"])
+        writer.add_rope_scaling_orig_ctx_len(16)
     add_tokenizer(writer, VOCAB)
     writer.add_pad_token_id(0)
 
@@ -153,6 +179,9 @@ def _tensors(model: Any, architecture: str) -> Any:
         base, _, last = full.rpartition(".")
         suffix = f".{last}" if last in ("weight", "bias") else ""
         base = base if suffix else full
+        if architecture == "gpt-oss" and ".experts." in base:
+            yield from _interleaved(names, base, parameter.data)
+            continue
         if base.endswith("experts.gate_up_proj"):
             half = parameter.shape[1] // 2
             stem = names.get_name(base.replace("gate_up_proj", "down_proj"))
@@ -165,6 +194,18 @@ def _tensors(model: Any, architecture: str) -> Any:
         assert name is not None, full
         suffix = suffix or ".weight"
         yield _changed(architecture, name + suffix, parameter.data)
+
+
+def _interleaved(names: Any, base: str, data: torch.Tensor) -> Any:
+    """Yield the same of gpt-oss' experts, whose gate and partner take turns."""
+    suffix = ".bias" if base.endswith("_bias") else ".weight"
+    stem = names.get_name(base.removesuffix("_bias").replace("gate_up_proj", "down_proj"))
+    parts = {"down": data}
+    if "gate_up_proj" in base:
+        parts = {"gate": data[..., ::2], "up": data[..., 1::2]}
+    for part, view in parts.items():
+        turned = view.transpose(1, 2) if view.ndim == 3 else view
+        yield stem.replace("down", part) + suffix, turned.contiguous().numpy(), turned.copy_
 
 
 def _changed(architecture: str, name: str, data: torch.Tensor) -> Any:
@@ -186,7 +227,7 @@ def _add_tensor(
     kind: gguf.GGMLQuantizationType,
 ) -> NDArray[np.float32]:
     """Add a tensor, matrices in that format; return the numbers that the file then has."""
-    if values.ndim == 1:
+    if values.ndim == 1 or name.endswith(".bias"):
         writer.add_tensor(name, values)
         return values
     packed = gguf.quantize(values, kind)

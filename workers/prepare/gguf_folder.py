@@ -5,7 +5,7 @@ transformers makes the configuration and the tokenizer from the file's metadata.
 
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +23,7 @@ _SIZES = {
     "attention.key_length": "head_dim",
     "expert_feed_forward_length": "moe_intermediate_size",
 }
+_UNREADABLE = "gpt-oss.rope.scaling."  # metadata of which transformers (5.24) reads the keys' sizes
 # What a mixtral's configuration has in common with those that transformers makes of its files.
 _OF_MIXTRAL = {
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
@@ -54,6 +55,7 @@ def write_gguf_folder(source: Path, output: Path) -> None:
             tokenizer = AutoTokenizer.from_pretrained(folder, config=config, **options)
             tokenizer.save_pretrained(output)
     config = _with_experts(config, headers[0])
+    _set_of_gpt_oss(config, headers[0])
     with stages.stage("names"), torch.device("meta"):
         config.dtype = torch.float32
         model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
@@ -111,6 +113,23 @@ def _with_experts(config: Any, header: GGUFHeader) -> Any:
     return MixtralConfig(**kept, num_local_experts=count, num_experts_per_tok=used)
 
 
+def _set_of_gpt_oss(config: Any, header: GGUFHeader) -> None:
+    """Set what transformers (5.24) fails to read of gpt-oss: its window, and what its rotary
+    embedding is scaled by."""
+    if header.architecture != "gpt-oss":
+        return
+    window = header.metadata.get("gpt-oss.attention.sliding_window")
+    config.sliding_window = window or config.sliding_window
+    names = {"factor": "factor", "original_context_length": "original_max_position_embeddings"}
+    for key, name in names.items():
+        value = header.metadata.get(f"{_UNREADABLE}{key}")
+        if value is not None:
+            config.rope_parameters[name] = value
+    theta = header.metadata.get("gpt-oss.rope.freq_base")
+    if theta is not None:
+        config.rope_parameters["rope_theta"] = theta
+
+
 def _set_rope_factors(config: Any, files: list[Path], headers: list[GGUFHeader]) -> None:
     """Set the factors by which a rotary embedding's frequencies are divided, as in Llama 3.1.
 
@@ -158,7 +177,9 @@ def _checkpoints_read_once(file: Path, header: GGUFHeader) -> Iterator[None]:
         config = original(str(lean), return_tensors=False)["config"]
 
     def load(path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        return _Checkpoint(config, lambda: original(path, *args, **kwargs))
+        if not any(key.startswith(_UNREADABLE) for key in header.entries):
+            return _Checkpoint(config, lambda: original(path, *args, **kwargs))
+        return _Checkpoint(config, lambda: _read_lean(file, header, original))
 
     tables.load_gguf_checkpoint = load
     try:
@@ -178,9 +199,20 @@ class _Checkpoint(dict[str, Any]):
         return self._load()[key]
 
 
-def _write_lean(file: Path, header: GGUFHeader, target: Path) -> None:
+def _read_lean(file: Path, header: GGUFHeader, load: Any) -> Any:
+    """Let transformers read a copy of a file without its tensors."""
+    with TemporaryDirectory() as folder:
+        lean = Path(folder) / file.name
+        _write_lean(file, header, lean, dropped=set())
+        return load(str(lean), return_tensors=False)
+
+
+def _write_lean(
+    file: Path, header: GGUFHeader, target: Path, dropped: Collection[str] = _VOCABULARY
+) -> None:
     """Write a GGUF file with the same names and metadata, but no vocabulary and empty tensors."""
-    kept = [key for key in header.entries if key not in _VOCABULARY]
+    kept = [key for key in header.entries if key not in dropped]
+    kept = [key for key in kept if not key.startswith(_UNREADABLE)]
     size_key = f"{header.architecture}.vocab_size"
     tokens = header.metadata.get("tokenizer.ggml.tokens")
     adds_size = size_key not in header.metadata and isinstance(tokens, int)

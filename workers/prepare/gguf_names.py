@@ -12,6 +12,10 @@ from typing import Any
 from headrace.workers.prepare.gguf_header import GGUFHeader, GGUFTensor
 
 _EXPERTS = re.compile(r"(?P<name>.*\.ffn_(?P<part>gate|up|down)_exps)\.weight")
+_BIASED_EXPERTS = re.compile(r".*\.ffn_(?P<part>gate|up|down)_exps\.(weight|bias)")
+# By transformers' type of model: the gguf package's name of its architecture, and whether names of
+# experts' tensors are looked up with their ends.
+_OWN_NAMES = {"mixtral": ("LLAMA", False), "gpt_oss": ("GPT_OSS", True)}
 _TRANSPOSED = ("attn_qkv.weight", "ffn_down.weight", "ffn_up.weight", "attn_output.weight")
 
 
@@ -46,7 +50,8 @@ def _changes(architecture: str, config: dict[str, Any]) -> tuple[Any, Any]:
     from transformers import modeling_gguf_pytorch_utils
 
     tables: Any = modeling_gguf_pytorch_utils
-    processor_class = tables.TENSOR_PROCESSORS.get(architecture, tables.TensorProcessor)
+    key = architecture.replace("gpt-oss", "gpt_oss")  # in the table
+    processor_class = tables.TENSOR_PROCESSORS.get(key, tables.TensorProcessor)
     name = processor_class.__name__
 
     def plain(tensor: GGUFTensor, names: dict[str, str]) -> dict[str, Any] | None:
@@ -85,6 +90,12 @@ def _changes(architecture: str, config: dict[str, Any]) -> tuple[Any, Any]:
             entry["transposed"] = True
         return entry
 
+    def with_turned_experts(tensor: GGUFTensor, names: dict[str, str]) -> dict[str, Any] | None:
+        entry, experts = plain(tensor, names), _BIASED_EXPERTS.fullmatch(tensor.name)
+        if entry is None or experts is None:
+            return entry
+        return {**entry, "part": experts["part"], "interleaved": True, "transposed": True}
+
     known = {
         "TensorProcessor": plain,
         "LlamaTensorProcessor": with_heads_and_experts,
@@ -92,6 +103,7 @@ def _changes(architecture: str, config: dict[str, Any]) -> tuple[Any, Any]:
         "NemotronTensorProcessor": with_norms_from_one,
         "Qwen2MoeTensorProcessor": with_experts,
         "GPT2TensorProcessor": with_transposed,
+        "GptOssTensorProcessor": with_turned_experts,
     }
     return processor_class(config=config), known.get(name)
 
@@ -101,8 +113,8 @@ def _names(model: Any, processor: Any) -> dict[str, str]:
     from transformers import modeling_gguf_pytorch_utils
 
     tables: Any = modeling_gguf_pytorch_utils
-    if model.config.model_type == "mixtral":
-        return dict(_names_of_mixtral(model))
+    if model.config.model_type in _OWN_NAMES:
+        return dict(_own_names(model))
     try:
         names = tables.get_gguf_hf_weights_map(_Outline(model), processor)
     except NotImplementedError:  # an architecture that the gguf package does not know
@@ -110,16 +122,24 @@ def _names(model: Any, processor: Any) -> dict[str, str]:
     return dict(names)
 
 
-def _names_of_mixtral(model: Any) -> Iterator[tuple[str, str]]:
-    """Yield the same of an architecture whose files transformers does not know."""
+def _own_names(model: Any) -> Iterator[tuple[str, str]]:
+    """Yield the same of architectures whose experts transformers does not find in their files."""
     from gguf import MODEL_ARCH, get_tensor_name_map
 
-    table = get_tensor_name_map(MODEL_ARCH.LLAMA, model.config.num_hidden_layers)
+    architecture, ends = _OWN_NAMES[model.config.model_type]
+    table = get_tensor_name_map(MODEL_ARCH[architecture], model.config.num_hidden_layers)
     for full in model.state_dict():
-        base, suffix = full.removesuffix(".weight"), ".weight" * full.endswith(".weight")
+        base, _, last = full.rpartition(".")
+        suffix = f".{last}" if last in ("weight", "bias") else ""
+        base = base if suffix else full
+        if ".experts." in full:
+            suffix = (".bias" if base.endswith("_bias") else ".weight") if ends else ""
+            base = base.removesuffix("_bias")
+        elif not suffix:
+            suffix = ".weight"
         name = table.get_name(base.replace("gate_up_proj", "down_proj"))
         if name is not None and base.endswith("gate_up_proj"):
-            yield from ((name.replace("down", part), full) for part in ("gate", "up"))
+            yield from ((name.replace("down", part) + suffix, full) for part in ("gate", "up"))
         elif name is not None:
             yield name + suffix, full
 

@@ -29,6 +29,7 @@ class TensorPlace:
     name: in the model. type, shape, offset: of the tensor in the file of that number.
     heads: of rows that llama.cpp reordered for its rotary embedding, by head.
     added: what must be added to each number. transposed: whether the model has it transposed.
+    interleaved: whether those halves take turns in the model's tensor.
     part: of experts: "gate" or "up", the first or second half of each expert's rows in the model's
         tensor, or "down".
     """
@@ -41,6 +42,7 @@ class TensorPlace:
     heads: int | None = None
     added: float = 0.0
     transposed: bool = False
+    interleaved: bool = False
     part: str | None = None
 
 
@@ -83,6 +85,8 @@ class GGUFWeights:
             stack = self._stack(places)
             if stack is not None:
                 return stack
+            if place.interleaved:
+                return self._turned_experts(places, dtype)
             if place.part != "down":
                 return self._experts(places, dtype)
         packed = self._packed(place)
@@ -133,9 +137,9 @@ class GGUFWeights:
         if len(packed) < len(places) or len({each.format for each in packed}) > 1:
             return None
         count = places[0].shape[0]
-        return QuantizedStack(
-            tuple(zip(*(stack_matrices(each, count) for each in packed), strict=True))
-        )
+        matrices = tuple(zip(*(stack_matrices(each, count) for each in packed), strict=True))
+        is_interleaved = places[0].interleaved and len(places) > 1
+        return QuantizedStack(matrices, places[0].transposed, is_interleaved)
 
     def _experts(self, places: list[TensorPlace], dtype: torch.dtype) -> torch.Tensor:
         """Return the experts' gates and partners in one tensor [experts, outputs, inputs]."""
@@ -146,6 +150,16 @@ class GGUFWeights:
             for expert, rows in enumerate(self._matrices(place, dtype)):
                 half[expert] = rows
         return joined
+
+    def _turned_experts(self, places: list[TensorPlace], dtype: torch.dtype) -> torch.Tensor:
+        """Return experts' numbers, or biases, expanded; gates and partners take turns."""
+        parts = []
+        for place in sorted(places, key=lambda place: place.part == "up"):
+            packed = self._packed(place)
+            values = self._expanded(place) if packed is None else packed.dequantize()
+            parts.append(values.view(place.shape).to(dtype))
+        whole = torch.stack(parts, 2).flatten(1, 2)
+        return whole.transpose(1, 2).contiguous() if whole.ndim == 3 else whole
 
     def _matrices(self, place: TensorPlace, dtype: torch.dtype) -> Iterator[torch.Tensor]:
         """Yield the matrices of a tensor [matrices, outputs, inputs]."""

@@ -16,10 +16,12 @@ class QuantizedStack:
 
     matrices: each expert's, one after the other by outputs: two are of a gate and of its partner.
     transposed: whether the model has them as [experts, inputs, outputs].
+    interleaved: whether in the model outputs of two matrices take turns.
     """
 
     matrices: Sequence[Sequence[QuantizedTensor]]
     transposed: bool = False
+    interleaved: bool = False
 
     @property
     def format(self) -> str:
@@ -40,7 +42,7 @@ class QuantizedStack:
         Raises ValueError if the outputs lie in several matrices.
         """
         parts = self.matrices[number]
-        if len(parts) == 2 and half is not None and not interleaved:
+        if len(parts) == 2 and half is not None and interleaved == self.interleaved:
             return parts[half]
         if len(parts) > 1:
             raise ValueError("outputs of one weight lie in several")
@@ -52,7 +54,8 @@ class QuantizedStack:
 
     def dequantize(self, number: int, dtype: torch.dtype) -> torch.Tensor:
         """Return an expert's weights in a dtype, as the model has them."""
-        whole = torch.cat([part.dequantize(dtype=dtype) for part in self.matrices[number]])
+        parts = [part.dequantize(dtype=dtype) for part in self.matrices[number]]
+        whole = torch.stack(parts, 1).flatten(0, 1) if self.interleaved else torch.cat(parts)
         return whole.t() if self.transposed else whole
 
 

@@ -36,10 +36,16 @@ def stacks(model: Any) -> list[QuantizedStack]:
 
 def save(folder: Path, name: str) -> Any:
     """Write a model of that name; return it as transformers computes it."""
+    model: Any
+    if "gguf" in name:
+        file = folder.with_suffix(".gguf")
+        model = save_tiny_gguf(file, name.split()[0], "q8_0")
+        write_gguf_folder(file, folder)
+        return model
     if name == "gpt_oss":
         save_mxfp4(folder)
         plain = Mxfp4Config(dequantize=True)
-        model: Any = transformers.GptOssForCausalLM.from_pretrained(
+        model = transformers.GptOssForCausalLM.from_pretrained(
             folder, quantization_config=plain, dtype=torch.float32, attn_implementation="eager"
         )
         return model.eval()
@@ -52,6 +58,8 @@ MODELS = {
     "qwen3_moe": {"q4_0", "q4_1"},
     "mixtral": {"q4_0"},
     "gpt_oss": {"mxfp4"},
+    "mixtral gguf": {"q8_0"},
+    "gpt-oss gguf": {"q8_0"},
 }
 
 
@@ -80,16 +88,13 @@ def test_programs_multiply_the_blocks(tmp_path: Path, name: str, kernel_set: Cpu
 
 
 @needs_kernels
-@pytest.mark.parametrize("name", ["qwen3_moe", "gpt_oss", "gguf", "mixtral gguf"])
+@pytest.mark.parametrize(
+    "name", ["qwen3_moe", "gpt_oss", "qwen3moe gguf", "mixtral gguf", "gpt-oss gguf"]
+)
 def test_its_program_is_cached(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
-    if "gguf" in name:
-        kind = "mixtral" if "mixtral" in name else "qwen3moe"
-        save_tiny_gguf(tmp_path / "tiny.gguf", kind, "q8_0")
-        write_gguf_folder(tmp_path / "tiny.gguf", folder)
-    else:
-        save(folder, name)
+    save(folder, name)
     answers = []
     for is_cached in (False, True):
         lines: list[str] = []
