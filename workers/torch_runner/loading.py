@@ -73,7 +73,9 @@ def load_model(
     model.eval()
     model.requires_grad_(False)
     if device.type != "cpu":
-        expand_parameters(model)
+        count, growth = expand_parameters(model)
+        if count:
+            log(f"{count} quantized weights expanded to {chosen}, {growth:.1f} times as large")
     loaded: PreTrainedModel = model.to(device)
     return loaded
 
