@@ -57,7 +57,8 @@ class Products:
         start = -(-self._weights.data_ptr() // 64) * 64
         kind = BufferKind.ROUNDED if is_blocks else BufferKind.PRODUCT
         buffers = (CBuffer * 2)(
-            CBuffer(depth if is_blocks else inputs, kind), CBuffer(outputs, BufferKind.FLOAT32)
+            CBuffer(depth if is_blocks else inputs, kind, 1),
+            CBuffer(outputs, BufferKind.FLOAT32, 1),
         )
         operations = []
         for index in range(count):
