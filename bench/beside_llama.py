@@ -114,7 +114,8 @@ def _answers(url: str) -> bool:
 def streams(sides: tuple[Started, Started], given: argparse.Namespace) -> None:
     """Compare output tokens/s."""
     urls = [side.url for side in sides]
-    compare.main([*urls, "--concurrency", given.streams, "--rounds", str(given.rounds)])
+    options = ["--concurrency", given.streams, "--rounds", str(given.rounds)]
+    compare.main([*urls, *options, "--requests-per-stream", str(given.requests_per_stream)])
 
 
 async def prompts_and_turns(sides: tuple[Started, Started], rounds: int) -> None:
@@ -168,6 +169,7 @@ def main() -> None:
     add("--threads", type=int, default=os.cpu_count() or 1, help="of each server")
     add("--streams", default="1,16,64", help="streams at once; empty for none")
     add("--rounds", type=int, default=3)
+    add("--requests-per-stream", type=int, default=1, help="in each round, at least 4 in all")
     add("--no-prompts", action="store_true", help="leave out prompts and turns")
     given, flags = parser.parse_known_args()
     slots = ["-np", "64", "-c", "16384", "--no-cache-prompt", "-no-kvu"]

@@ -169,7 +169,7 @@ async def test_a_frontend_ends_after_its_results_are_written(
         assert not ending.done()
         may_write.set()
         await ending
-    (journal,) = tmp_path.glob(f"**/{batch_id}")
+    (journal,) = await asyncio.to_thread(lambda: list(tmp_path.glob(f"**/{batch_id}")))
     assert [each.number for each in results(journal)] == [1]
 
 

@@ -187,15 +187,13 @@ void tile_of_height(int height, const TileBlock& block, const Finish& finish, in
     }
 }
 
-// The share of tile t of `tiles` in prefetching the same words of the next panel. It is fetched
-// once, by the tiles after the first, at most two cache lines for each word.
+// The share of tile t of `tiles` in prefetching the same words of the next panel: all of it, or a
+// half by each of two tiles. Of many tiles not the first, which may have to wait for its own panel.
 inline Fetch fetch_of(const uint32_t* next, int64_t block, int k, int64_t t, int64_t tiles,
                       int depth) {
-    if (!next || block || t == 0) return {nullptr, 0};
-    const uint32_t* from = next + (int64_t)k * kPanel;
-    if (tiles == 2) return {from, 2};
-    if (t > 2) return {nullptr, 0};
-    return {from + (t - 1) * (int64_t)depth * kLanes, 1};
+    const int64_t share = tiles > 2 ? t - 1 : t;
+    if (!next || block || share < 0 || share > 1) return {nullptr, 0};
+    return {next + (int64_t)k * kPanel + share * depth * kLanes, tiles == 1 ? 2 : 1};
 }
 
 // Calls finish(row, left, right) with each row's 32 sums. in_stride: in words. partial: scratch

@@ -107,6 +107,8 @@ class Program : AttentionOperations<E> {
                 return (int)plans_[instruction.sizes[7]].split_tiles.size();
             case kShrink:
                 return this->shrink_tasks(rows, threads_.count());
+            case kRoundBlocks:
+                return this->round_tasks(instruction, rows);
             case kSortPairs:
                 return rows > 0;
             case kExpertsUp:
@@ -134,6 +136,8 @@ class Program : AttentionOperations<E> {
                 return this->finish_attend(instruction, task);
             case kShrink:
                 return this->shrink(instruction, rows, task, tasks);
+            case kRoundBlocks:
+                return this->round_to_blocks(instruction, rows, task, tasks);
             case kSortPairs:
                 return this->sort_pairs(instruction, rows);
             case kExpertsUp:
@@ -168,8 +172,6 @@ class Program : AttentionOperations<E> {
                 return this->gather(instruction, row);
             case kRound:
                 return this->round(instruction, row);
-            case kRoundBlocks:
-                return this->round_to_blocks(instruction, row);
             case kRoute:
                 return this->route(instruction, row);
             case kCopyRows:

@@ -43,14 +43,16 @@ void round_block(const Floats (&x)[2], int row, RowBlocks<Group>& to) {
 }
 
 template <int Group>
-void round_blocks(const float* from, int64_t size, int row, RowBlocks<Group>* to) {
+void round_blocks(const float* from, int64_t size, BlockRange range, int row,
+                  RowBlocks<Group>* to) {
     constexpr int kAhead = 512;  // numbers; without it rows from memory take three times as long
-    for (int64_t first = 0; first < size; first += kBlock, ++to) {
+    for (int64_t block = range.first; block < range.last; ++block) {
+        const int64_t first = block * kBlock;
         prefetch_near(from + first + kAhead);
         prefetch_near(from + first + kAhead + kLanes);
         const Floats x[2] = {load(from + first, lanes(first, size)),
                              load(from + first + kLanes, lanes(first + kLanes, size))};
-        round_block(x, row, *to);
+        round_block(x, row, to[block]);
     }
 }
 
@@ -58,11 +60,11 @@ void round_blocks(const float* from, int64_t size, int row, RowBlocks<Group>* to
 
 const QuantizedKernel& quantized_kernel(int format) { return kKernels[format]; }
 
-void round_row(const float* from, int64_t size, int64_t row, int64_t rows, void* to) {
-    if (rows == 1) return round_blocks(from, size, 0, (RowBlocks<1>*)to);
-    const int64_t blocks = (size + kBlock - 1) / kBlock;
-    auto* group = (RowBlocks<kQuantizedRows>*)to + row / kQuantizedRows * blocks;
-    round_blocks(from, size, (int)(row % kQuantizedRows), group);
+void round_row(const float* from, int64_t size, BlockRange range, int64_t row, int64_t rows,
+               void* to) {
+    if (rows == 1) return round_blocks(from, size, range, 0, (RowBlocks<1>*)to);
+    auto* group = (RowBlocks<kQuantizedRows>*)to + row / kQuantizedRows * blocks_of(size);
+    round_blocks(from, size, range, (int)(row % kQuantizedRows), group);
 }
 
 }  // namespace headrace
@@ -81,7 +83,7 @@ HEADRACE_EXPORT int64_t headrace_round_rows(const float* rows, int64_t count, in
     for (int64_t row = 0; to && row < count; ++row) {
         round_row(rows + row * inputs, inputs, row, count, to);
     }
-    return rounded_bytes(count, (inputs + kBlock - 1) / kBlock);
+    return rounded_bytes(count, blocks_of(inputs));
 }
 
 // Multiplies rounded rows with `panels` panels: out [panels, rows, 32].

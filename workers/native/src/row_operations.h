@@ -94,11 +94,29 @@ class RowOperations : public State<E> {
         *row_of(i.in[1], row) = scale;
     }
 
+    // Few rows are divided into ranges of blocks, many into groups of rows: no two tasks write the
+    // same cache line.
+    int round_tasks(const Instruction& i, int rows) const {
+        if (rows <= 4) return rows > 0;
+        const int most = (int)this->scratch_.size() * 4;
+        const int groups = (rows + kQuantizedRows - 1) / kQuantizedRows;
+        return std::min(most, groups < most ? (int)blocks_of(i.sizes[0]) : groups);
+    }
+
     // Rounds sizes[0] numbers to 8-bit integers in blocks; see rounded_rows.h.
-    void round_to_blocks(const Instruction& i, int64_t row) {
-        const int64_t rows = i.logit_rows_only ? step_->num_logit_rows : step_->rows;
-        round_row(row_of(i.in[0], row), i.sizes[0], row, rows,
-                  arena_.start() + starts_[i.out.buffer]);
+    void round_to_blocks(const Instruction& i, int rows, int task, int tasks) {
+        const int64_t blocks = blocks_of(i.sizes[0]);
+        const int64_t groups = (rows + kQuantizedRows - 1) / kQuantizedRows;
+        const bool by_groups = groups >= tasks;
+        const int64_t all = by_groups ? groups : blocks;
+        const BlockRange part{all * task / tasks, all * (task + 1) / tasks};
+        const BlockRange range = by_groups ? BlockRange{0, blocks} : part;
+        const BlockRange mine = by_groups ? part : BlockRange{0, groups};
+        const int64_t last = std::min<int64_t>(rows, mine.last * kQuantizedRows);
+        for (int64_t row = mine.first * kQuantizedRows; row < last; ++row) {
+            round_row(row_of(i.in[0], row), i.sizes[0], range, row, rows,
+                      arena_.start() + starts_[i.out.buffer]);
+        }
     }
 
     // Converts sizes[0] numbers to the type of rows; the next sizes[1] become zero.
