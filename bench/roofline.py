@@ -13,6 +13,8 @@ prefill   a prompt of 512 tokens over the products
 context   decode at context 2,000 over context 160, batch 16
 arrival   a prompt of 4,000 tokens among 8 streams: p99 between tokens over the median before it
 turn      second turn of a chat of 2,000 tokens over the first, until the first token
+limits    for each instruction set of --cpu-kernels, only where it is named: the share of the
+          memory's bandwidth (decode at batch 1) and of the cores' multiply rate (prefill of 512)
 memory    resident memory of a real worker over weights and cache
 overhead  what frontend, queue and engine loop add to a token at batch 1
 
@@ -36,13 +38,16 @@ from bench.roof import checks
 from bench.roof.comparison import compare_checkouts
 from bench.roof.driver import Driver
 from bench.roof.floor import Floor, ModelSizes, read_sizes
+from bench.roof.limits import limits
 from bench.roof.memory import memory
 from bench.roof.overhead import overhead
+from bench.roof.probes import load_probes
 from bench.roof.rounds import Outcome
 from headrace.launcher.command.options import parse_size
 from headrace.launcher.models.prepare_model import PrepareOptions, prepare_model
-from headrace.protocol.config import EngineConfig
+from headrace.protocol.config import EngineConfig, KernelSet
 from headrace.workers.build import build_engine
+from headrace.workers.native.library import usable_kernels
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 CHECKS: dict[str, Callable[[checks.Bench], list[Outcome]]] = {
@@ -52,7 +57,8 @@ CHECKS: dict[str, Callable[[checks.Bench], list[Outcome]]] = {
     "arrival": checks.arrival,
     "turn": checks.turn,
 }
-NAMES = (*CHECKS, "memory", "overhead")
+DEFAULT_NAMES = (*CHECKS, "memory", "overhead")
+NAMES = (*DEFAULT_NAMES, "limits")  # they take an engine for each instruction set
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -93,6 +99,9 @@ def _measure(options: argparse.Namespace, model_path: Path, sizes: ModelSizes) -
         yield memory(options.model, options.dtype, sizes, dtype.itemsize)
     if "overhead" in options.only:
         yield overhead(options.model, sizes.vocab_size, options.rounds)
+    if "limits" in options.only:
+        for kernels in options.cpu_kernels:
+            yield from _limits(options, kernels, model_path, sizes)
     names = [name for name in options.only if name in CHECKS]
     if not names:
         return
@@ -108,6 +117,18 @@ def _measure(options: argparse.Namespace, model_path: Path, sizes: ModelSizes) -
             yield from CHECKS[name](bench)
 
 
+def _limits(
+    options: argparse.Namespace, kernels: KernelSet, model_path: Path, sizes: ModelSizes
+) -> Iterator[Outcome]:
+    config = EngineConfig(
+        dtype=options.dtype, threads=options.threads, kv_cache_bytes=options.kv_cache_bytes,
+        cpu_kernels=kernels,
+    )  # fmt: skip
+    driver = Driver(build_engine(model_path, config, 1, print), sizes.vocab_size)
+    probes = load_probes(kernels, options.threads)
+    yield from limits(kernels, driver, sizes, probes, options.rounds, options.repeats)
+
+
 def _report(options: argparse.Namespace, outcomes: list[Outcome]) -> dict[str, object]:
     settings = {name: getattr(options, name) for name in ("dtype", "threads", "rounds", "repeats")}
     return settings | {"outcomes": [outcome.as_json() for outcome in outcomes]}
@@ -119,9 +140,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         prog="bench/roofline.py", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
-    add("--only", type=_names, default=NAMES, help=f"some of {','.join(NAMES)}")
+    add("--only", type=_names, default=DEFAULT_NAMES, help=f"some of {','.join(NAMES)}")
     add("--model", help="as of headrace serve (default: the default model)")
     add("--dtype", choices=tuple(DTYPES), default="bfloat16", help="of engine and floor")
+    sets = usable_kernels()
+    add("--cpu-kernels", nargs="+", choices=sets, default=sets, metavar="SET", help="of limits")
     add("--threads", type=_positive, default=len(os.sched_getaffinity(0)), help="of both")
     add("--rounds", type=_positive, default=5, help="how often the two sides take turns")
     add("--repeats", type=_positive, default=5, help="timings of each turn")

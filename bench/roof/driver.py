@@ -28,7 +28,7 @@ class Driver:
     """Drives one engine; every method but `start` leaves it without requests."""
 
     def __init__(self, engine: Engine, vocab_size: int) -> None:
-        self._engine = engine
+        self.engine = engine
         self._vocab_size = vocab_size
         self._rng = random.Random(0)
         self._count = 0
@@ -41,7 +41,7 @@ class Driver:
 
     def start(self, prompts: list[tuple[int, ...]]) -> None:
         """Run the prompts and leave their requests decoding, all in one batch."""
-        self._streams = [self._add(prompt, self._engine.max_len) for prompt in prompts]
+        self._streams = [self._add(prompt, self.engine.max_len) for prompt in prompts]
         self.step()
 
     def step(self) -> float:
@@ -55,7 +55,7 @@ class Driver:
     def stop(self) -> None:
         """End all streams."""
         for request_id in self._streams:
-            self._engine.abort(request_id)
+            self.engine.abort(request_id)
         self._streams = []
 
     def first_token(self, prompt: tuple[int, ...]) -> float:
@@ -68,7 +68,7 @@ class Driver:
         request_id = self._add(prompt, tokens)
         token_ids: tuple[int, ...] = ()
         first_s = 0.0
-        while self._engine.has_work:
+        while self.engine.has_work:
             for output in self._outputs():
                 if output.request_id == request_id:
                     first_s = first_s or time.perf_counter() - started_s
@@ -97,7 +97,7 @@ class Driver:
 
     def _outputs(self) -> list[Output]:
         """Run a step. Raises RuntimeError if a request fails: its times mean nothing."""
-        outputs = self._engine.step()
+        outputs = self.engine.step()
         for output in outputs:
             if output.finish_reason == "error":
                 raise RuntimeError(f"the engine failed a request: {output.error}")
@@ -107,5 +107,5 @@ class Driver:
         self._count += 1
         request_id = f"r{self._count}"
         sampling = SamplingParams(seed=0, max_tokens=max_tokens, temperature=0.0)
-        self._engine.add(Generate(request_id, prompt, sampling))
+        self.engine.add(Generate(request_id, prompt, sampling))
         return request_id

@@ -24,6 +24,7 @@ class Outcome:
 
     name: of the measurement. ratio: its result. bar: the largest ratio that passes.
     unit: of ratio and bar, "x" for a plain ratio. facts: the figures behind it.
+    is_least: the bar is the least ratio that passes.
     """
 
     name: str
@@ -31,11 +32,12 @@ class Outcome:
     bar: float
     facts: dict[str, float]
     unit: str = "x"
+    is_least: bool = False
 
     @property
     def passed(self) -> bool:
         """Whether the ratio is within the bar."""
-        return self.ratio <= self.bar
+        return self.ratio >= self.bar if self.is_least else self.ratio <= self.bar
 
     def line(self) -> str:
         """Return the outcome as text."""

@@ -17,11 +17,16 @@ from bench import roofline
 from bench.roof import checks, rounds
 from bench.roof.driver import Driver, Gaps
 from bench.roof.floor import Floor, ModelSizes, read_sizes
+from bench.roof.limits import multiplications, numbers_of
 from bench.roof.memory import Resident, memory_outcome, parse_rollup
 from bench.roof.overhead import overhead, overhead_outcome
+from bench.roof.probes import Numbers, load_probes
 from bench.roof.rounds import Outcome, Timed, alternate, percentile, repeated, settle
 from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.fake_runner import FakeRunner
+from headrace.workers.native.library import usable_kernels
+from headrace.workers.native.weight_format import WeightFormat
+from tests.workers.processors import needs_kernels
 
 VOCAB = 512
 
@@ -64,6 +69,8 @@ class TestArithmetic:
         assert "step ms 33.12" in outcome.line()
         assert outcome.as_json()["passed"] is False
         assert "ok" in Outcome("decode", 1.1, 1.1, {}).line()
+        assert not Outcome("share", 0.79, 0.8, {}, is_least=True).passed
+        assert Outcome("share", 0.8, 0.8, {}, is_least=True).passed
 
     def test_the_two_sides_take_turns(self) -> None:
         order = []
@@ -164,7 +171,7 @@ class TestDriver:
 
     def test_streams_decode_until_they_are_stopped(self, driver: Driver) -> None:
         driver.start([driver.prompt(40) for _ in range(5)])
-        engine = driver._engine
+        engine = driver.engine
         before = engine.stats()
         assert (before.running, before.waiting) == (5, 0)
         assert driver.step() > 0
@@ -174,10 +181,10 @@ class TestDriver:
 
     def test_a_prompt_that_arrives_takes_its_steps(self, driver: Driver) -> None:
         driver.start([driver.prompt(20) for _ in range(4)])
-        steps = driver._engine.stats().steps
+        steps = driver.engine.stats().steps
         gaps = Gaps()
         driver.disturb(driver.prompt(600), gaps, plain_steps=3)
-        prompt_steps = driver._engine.stats().steps - steps - 3
+        prompt_steps = driver.engine.stats().steps - steps - 3
         assert prompt_steps == -(-600 // 60)  # 64 tokens a step, of which 4 decode
         assert len(gaps.plain) == 3
         assert len(gaps.disturbed) == prompt_steps * 4
@@ -188,17 +195,36 @@ class TestDriver:
         first_s, answer = driver.answer(driver.prompt(200), 7)
         assert 0 < first_s < time.perf_counter() - started_s
         assert len(answer) == 7
-        assert not driver._engine.has_work
+        assert not driver.engine.has_work
 
     def test_a_second_turn_finds_the_first(self, driver: Driver) -> None:
         bench = checks.Bench(driver, Floor(ModelSizes((), (8, 4), 0, 0, 8), torch.float32), 2, 1)
         (outcome,) = checks.turn(bench)
         assert outcome.bar == checks.TURN_BAR
         turns = 2 * (2 * checks.TURN_TOKENS + checks.ANSWER_TOKENS + checks.QUESTION_TOKENS)
-        stats = driver._engine.stats()
+        stats = driver.engine.stats()
         assert stats.prefix_queried == turns
         # All of a first turn but for its last, partial block; none of it in the first turns.
         assert stats.cached_tokens >= 2 * checks.TURN_TOKENS
+
+
+class TestLimits:
+    def test_what_is_multiplied(self) -> None:
+        sizes = ModelSizes(((8, 4), (4, 8)), (64, 4), 0, 0, 64)
+        assert multiplications(sizes, 10) == 10 * 64 + 256
+        floats, blocks = {WeightFormat.FLOAT}, {WeightFormat.Q4_0, WeightFormat.Q8_0}
+        assert numbers_of(floats, is_bfloat16=True) == Numbers.PAIRS
+        assert numbers_of(floats, is_bfloat16=False) == Numbers.FLOATS
+        assert numbers_of(blocks, is_bfloat16=True) == Numbers.CODES
+        assert numbers_of({WeightFormat.Q8_0}, is_bfloat16=True) == Numbers.BYTES
+
+    @needs_kernels
+    def test_the_probes_are_as_fast_as_they_may_be(self) -> None:
+        """More than plain code of one number after another reaches, less than any processor."""
+        probes = load_probes(usable_kernels()[0], 1)
+        assert 0.5e9 < probes.read() < 1e12
+        for numbers in Numbers:
+            assert 1e9 < probes.multiply(numbers) < 1e13
 
 
 class TestMemory:
@@ -237,7 +263,7 @@ class TestOptions:
         options = roofline.parse(["--only", "memory,decode", "--kv-cache-bytes", "1MiB"])
         assert options.only == ("memory", "decode")
         assert options.kv_cache_bytes == 2**20
-        assert roofline.parse([]).only == roofline.NAMES
+        assert roofline.parse([]).only == roofline.DEFAULT_NAMES
         assert roofline.parse([]).kv_cache_bytes == 3 * 2**29
 
     @pytest.mark.parametrize(

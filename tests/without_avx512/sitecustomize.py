@@ -2,7 +2,7 @@
 
 Python imports this module at its start if its folder is in PYTHONPATH, and so does each process
 that it starts (docs/testing.md). torch and oneDNN read the environment; the answers of our kernels'
-`supported` and of /proc/cpuinfo are replaced.
+`supported` and of /proc/cpuinfo are replaced. oneDNN keeps VNNI: see docs/testing.md.
 """
 
 import ctypes
@@ -12,7 +12,7 @@ import re
 from typing import Any
 
 os.environ["ATEN_CPU_CAPABILITY"] = "avx2"
-os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2_VNNI")
 
 
 class CDLL(ctypes.CDLL):

@@ -3,12 +3,25 @@
 import pytest
 import torch
 
-from headrace.protocol.config import Dtype
+from headrace.protocol.config import CpuKernels, Dtype
 from headrace.workers.linear.products import can_pack, make_product
-from headrace.workers.native.library import unsupported_reason, usable_kernels
+from headrace.workers.native.library import choose_kernels, unsupported_reason, usable_kernels
 
 # A dtype that torch's packed products take here: it is bfloat16 that models come in.
 PACKED: Dtype = "bfloat16" if can_pack(torch.bfloat16) else "float32"
+
+
+# The kernels that run here, the fastest first: for the parameters of fixtures that outlast a test,
+# which choose them by `use_kernels`. If there are none, what is chosen skips the tests.
+KERNELS: list[CpuKernels] = [*usable_kernels()] or ["native"]
+
+
+def use_kernels(kernels: CpuKernels, dtype: torch.dtype = torch.float32) -> None:
+    """Choose kernels until a test ends; skip the test if they cannot run a model of this dtype."""
+    choose_kernels(kernels)
+    reason = unsupported_reason(dtype)
+    if reason and kernels != "torch":
+        pytest.skip(reason)
 
 
 def why_not_int8() -> str:

@@ -6,14 +6,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 
-from headrace.protocol.config import EngineConfig
+from headrace.protocol.config import CpuKernels, EngineConfig
 from headrace.protocol.to_worker import Generate
 from headrace.workers.build import build_engine
 from headrace.workers.engine.engine import Engine
-from headrace.workers.native.library import unsupported_reason
 from tests.lora_adapters import load_with_adapter, make_adapter
 from tests.workers.driving import request
 from tests.workers.tiny_models import VOCAB, save_tiny
@@ -42,7 +40,7 @@ class Tiny:
 
     path: Path
     adapters: dict[str, Path]
-    kernels: str = "auto"
+    kernels: CpuKernels = "auto"
 
     def engine(self, **options: Any) -> Engine:
         """An engine that has the adapters, by the names of their kinds."""
@@ -77,7 +75,7 @@ def make_tiny(
     folder: Path,
     model: str,
     kinds: dict[str, dict[str, Any]] = KINDS,
-    kernels: str = "auto",
+    kernels: CpuKernels = "auto",
 ) -> Tiny:
     path = folder / "model"
     save_tiny(path, model)
@@ -86,12 +84,6 @@ def make_tiny(
         options = _for_gpt2(kind) if model == "gpt2" else kind
         adapters[name] = make_adapter(folder / name, path, seed=seed, **options)
     return Tiny(path, adapters, kernels)
-
-
-def skip_without_kernels(dtype: torch.dtype = torch.float32) -> None:
-    reason = unsupported_reason(dtype)
-    if reason:
-        pytest.skip(reason)
 
 
 def make_prompts(count: int, shortest: int = 1, longest: int = 40) -> list[tuple[int, ...]]:

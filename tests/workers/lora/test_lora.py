@@ -1,5 +1,11 @@
-"""Adapters in the engine: PEFT's own texts, whatever else the batch holds."""
+"""Adapters in the engine: PEFT's own texts, whatever else the batch holds.
 
+On torch's operations, and on the kernels for each instruction set that the processor has.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from headrace.protocol.config import Dtype, EngineConfig, Quantization
+from headrace.protocol.config import CpuKernels, Dtype, EngineConfig, Quantization
 from headrace.protocol.to_worker import Generate
 from headrace.workers.attention.backend import AttentionBatch, Span
 from headrace.workers.engine.engine import Engine
@@ -26,47 +32,59 @@ from tests.workers.lora.lora_engines import (
     make_prompts,
     make_tiny,
     reference,
-    skip_without_kernels,
 )
-from tests.workers.processors import needs_int8
+from tests.workers.processors import (
+    KERNELS,
+    needs_int8,
+    needs_kernels,
+    on_each_set,
+    use_kernels,
+)
 
 NAMES = ("", *KINDS)
 
 
-COMPILED = ["llama", "gpt2", "qwen2", "qwen3", "phi3"]
-
-
-@pytest.fixture(
-    scope="module",
-    params=[*((name, "native") for name in COMPILED), *((n, "torch") for n in COMPILED),
-            ("qwen2_moe", "native"), ("qwen2_moe", "torch")],
-    ids="-".join,
-)  # fmt: skip
-def any_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    model, kernels = request.param
-    if kernels == "native":
-        skip_without_kernels()
-    kinds = KINDS
-    if model in ("phi3", "qwen2_moe"):  # other layers, or none for some of the kinds
-        targets = ["qkv_proj", "down_proj"] if model == "phi3" else ["q_proj", "o_proj"]
-        fused = ["gate_up_proj"] if model == "phi3" else []
-        kinds = {
-            "usual": {"targets": targets},
-            "wide": {"targets": targets + fused, "rank": 16},
-        }
-    return make_tiny(tmp_path_factory.mktemp(model), model, kinds, kernels)
-
-
-@pytest.fixture(scope="module", params=["native", "torch"])
-def llama(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    if request.param == "native":
-        skip_without_kernels()
-    return make_tiny(tmp_path_factory.mktemp("llama"), "llama", kernels=request.param)
+ANY_KERNELS: list[CpuKernels] = [*KERNELS, "torch"]
+MODELS = ["llama", "gpt2", "qwen2", "qwen3", "phi3", "qwen2_moe"]
+# One model after the other: PEFT's texts are found out once for each.
+PATHS = [(model, kernels) for model in MODELS for kernels in ANY_KERNELS]
 
 
 @pytest.fixture(scope="module")
-def torch_llama(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    return make_tiny(tmp_path_factory.mktemp("llama"), "llama", kernels="torch")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Tiny]:
+    """A tiny model by its name, made once."""
+
+    @cache
+    def make(model: str) -> Tiny:
+        kinds = KINDS
+        if model in ("phi3", "qwen2_moe"):  # other layers, or none for some of the kinds
+            targets = ["qkv_proj", "down_proj"] if model == "phi3" else ["q_proj", "o_proj"]
+            fused = ["gate_up_proj"] if model == "phi3" else []
+            kinds = {
+                "usual": {"targets": targets},
+                "wide": {"targets": targets + fused, "rank": 16},
+            }
+        return make_tiny(tmp_path_factory.mktemp(model), model, kinds)
+
+    return make
+
+
+@pytest.fixture(scope="module", params=PATHS, ids="-".join)
+def any_model(request: pytest.FixtureRequest, tiny: Callable[[str], Tiny]) -> Tiny:
+    model, kernels = request.param
+    use_kernels(kernels)
+    return replace(tiny(model), kernels=kernels)
+
+
+@pytest.fixture(scope="module", params=ANY_KERNELS)
+def llama(request: pytest.FixtureRequest, tiny: Callable[[str], Tiny]) -> Tiny:
+    use_kernels(request.param)
+    return replace(tiny("llama"), kernels=request.param)
+
+
+@pytest.fixture(scope="module")
+def torch_llama(tiny: Callable[[str], Tiny]) -> Tiny:
+    return replace(tiny("llama"), kernels="torch")
 
 
 def check_all(
@@ -137,14 +155,14 @@ def reference_logits(tiny: Tiny, name: str, prompt: tuple[int, ...]) -> torch.Te
         return found
 
 
+@on_each_set
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("quantization", [None, "int8", "int8_dynamic", "q8_0"])
 def test_adapters_of_rounded_models(
-    torch_llama: Tiny, dtype: Dtype, quantization: Quantization
+    torch_llama: Tiny, dtype: Dtype, quantization: Quantization, kernel_set: CpuKernels
 ) -> None:
     """What they change is what they change in the model itself, but for the rounding."""
-    skip_without_kernels(getattr(torch, dtype))
-    engine = torch_llama.engine(cpu_kernels="native", dtype=dtype, quantization=quantization)
+    engine = torch_llama.engine(cpu_kernels=kernel_set, dtype=dtype, quantization=quantization)
     names, prompt = list(torch_llama.adapters), make_prompts(1, 20, 30)[0]
     prompts = [prompt] * (1 + len(names))
     base, *ours = logits(engine.runner, ["", *names], prompts)
@@ -157,12 +175,12 @@ def test_adapters_of_rounded_models(
         assert error < tolerance * theirs.std(), name
 
 
-def test_what_a_row_gets_depends_on_no_other(torch_llama: Tiny) -> None:
+@on_each_set
+def test_what_a_row_gets_depends_on_no_other(torch_llama: Tiny, kernel_set: CpuKernels) -> None:
     """To the last bit: a text with a seed is the same whatever else the batch holds."""
-    skip_without_kernels()
     names = ["", *torch_llama.adapters]
     prompts = make_prompts(len(names), 5, 30)
-    runner = torch_llama.engine(cpu_kernels="native").runner
+    runner = torch_llama.engine(cpu_kernels=kernel_set).runner
     together = logits(runner, names, prompts)
     for index, (name, prompt) in enumerate(zip(names, prompts, strict=True)):
         assert torch.equal(together[index], logits(runner, [name], [prompt])[0])
@@ -222,8 +240,8 @@ def test_requests_of_unknown_adapters_may_be_run_elsewhere(llama: Tiny) -> None:
     assert caught.value.retry_elsewhere
 
 
+@needs_kernels
 def test_models_with_adapters_run_on_the_compiled_kernels(torch_llama: Tiny) -> None:
-    skip_without_kernels()
     assert isinstance(torch_llama.engine(cpu_kernels="auto").runner, NativeRunner)
 
 

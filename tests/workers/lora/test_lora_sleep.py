@@ -16,8 +16,8 @@ from tests.workers.lora.lora_engines import (
     adapted,
     make_prompts,
     make_tiny,
-    skip_without_kernels,
 )
+from tests.workers.processors import KERNELS, use_kernels
 
 KINDS: dict[str, dict[str, Any]] = {
     "usual": {"rank": 8},
@@ -26,10 +26,9 @@ KINDS: dict[str, dict[str, Any]] = {
 PROMPT = make_prompts(1, 20)[0]
 
 
-@pytest.fixture(scope="module", params=["native", "torch"])
+@pytest.fixture(scope="module", params=[KERNELS[0], "torch"])
 def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    if request.param == "native":
-        skip_without_kernels()
+    use_kernels(request.param)
     return make_tiny(tmp_path_factory.mktemp("llama"), "llama", KINDS, request.param)
 
 

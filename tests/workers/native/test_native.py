@@ -121,12 +121,12 @@ def test_long_texts_in_uneven_chunks(
 
 
 @on_slower_sets
-@pytest.mark.parametrize("shape", ["deep and odd", "wide heads", "scores far apart"])
+@pytest.mark.parametrize("shape", SHAPES)
 def test_long_texts_on_each_set(tmp_path: Path, shape: str, kernel_set: KernelSet) -> None:
     test_long_texts_in_uneven_chunks(tmp_path, SHAPES[shape], 2)
 
 
-@needs_kernels
+@on_each_set
 @pytest.mark.parametrize("window", [5, 16, 100])
 def test_windows_over_long_texts(tmp_path: Path, window: int) -> None:
     options = {"sliding_window": window}
@@ -366,7 +366,7 @@ def test_activations_are_known_by_what_they_do() -> None:
     assert find_activation(torch.nn.LeakyReLU()) is None
 
 
-@needs_kernels
+@on_each_set
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activations_of_the_kernels(tmp_path: Path, name: str) -> None:
     names = {"gelu_tanh": "gelu_pytorch_tanh"}

@@ -30,7 +30,7 @@ from tests.workers.native.test_native import (
     run,
     tokens_of,
 )
-from tests.workers.processors import needs_kernels
+from tests.workers.processors import needs_kernels, on_each_set
 from tests.workers.quantized.test_tensor import random_bytes
 
 OUTPUTS, ROWS = 96, 19
@@ -124,7 +124,7 @@ def panel_row(name: str, inputs: int) -> int:
     return inputs // spec.inputs * spec.num_bytes
 
 
-@needs_kernels
+@on_each_set
 def test_a_nan_stays_one_and_zeros_are_no_nan() -> None:
     weight = QuantizedTensor("q4_k", (OUTPUTS, 256), random_bytes("q4_k", OUTPUTS, 256))
     rows = torch.zeros((3, 256))
@@ -167,7 +167,7 @@ ALIKE = {"_proj": "q4_k", "embed_tokens": "q6_k"}  # whose gates and partners ar
 FLOATS = {"_proj": "q5_1", "o_proj": "bf16"}
 
 
-@needs_kernels
+@on_each_set
 @pytest.mark.parametrize(
     ("formats", "options"),
     [
@@ -189,7 +189,7 @@ def test_files_weights_are_multiplied_as_they_are(
     assert difference / found.std() < 0.06
 
 
-@needs_kernels
+@on_each_set
 @pytest.mark.parametrize("quantization", ENCODERS)
 def test_a_quantized_model_is_near_one_with_rounded_weights(
     tmp_path: Path, quantization: Quantization
@@ -209,7 +209,7 @@ def test_a_quantized_model_is_near_one_with_rounded_weights(
     assert difference / found.std() < 0.04
 
 
-@needs_kernels
+@on_each_set
 @pytest.mark.parametrize("shape", ["deep and odd", "biases", "tied"])
 def test_long_texts_in_uneven_chunks(tmp_path: Path, shape: str) -> None:
     model, hook = load(tmp_path, {**SHAPES[shape], "initializer_range": 0.1})

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from headrace.protocol.config import EngineConfig, Quantization
+from headrace.protocol.config import CpuKernels, EngineConfig, Quantization
 from headrace.workers.attention.backend import AttentionBatch, Span
 from headrace.workers.build import build_runner
 from headrace.workers.errors import ModelUnsupported
@@ -25,7 +25,7 @@ from headrace.workers.program_cache.cached_programs import ProgramCache
 from headrace.workers.program_cache.program_file import DamagedProgram, read_program
 from headrace.workers.program_cache.weight_files import WeightFiles
 from tests.lora_adapters import make_adapter
-from tests.workers.processors import needs_kernels
+from tests.workers.processors import needs_kernels, on_slower_sets
 from tests.workers.tiny_models import MODELS, VOCAB, save_model, save_tiny
 
 pytestmark = needs_kernels
@@ -123,6 +123,19 @@ def test_weights_that_are_rounded_when_they_are_packed(
     cached = logits_of(starts.start(**options))
     assert starts.was_cached, starts.lines
     assert torch.equal(fresh, cached)
+
+
+@on_slower_sets
+def test_each_instruction_set_has_a_program_of_its_own(
+    starts: Starts, kernel_set: CpuKernels
+) -> None:
+    """It was checked on the kernels that run it."""
+    fresh = logits_of(starts.start(cpu_kernels=kernel_set))
+    assert KEPT in starts.lines
+    cached = logits_of(starts.start(cpu_kernels=kernel_set))
+    assert starts.was_cached, starts.lines
+    assert torch.equal(fresh, cached)
+    assert len(starts.files) == 2
 
 
 def test_a_cached_program_takes_adapters(starts: Starts, tmp_path: Path) -> None:

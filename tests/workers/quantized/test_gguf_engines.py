@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from headrace.protocol.calls import ALL_MEMORY
-from headrace.protocol.config import EngineConfig
+from headrace.protocol.config import CpuKernels, EngineConfig
 from headrace.workers.build import build_engine, build_runner
 from headrace.workers.engine.engine import Engine
 from headrace.workers.errors import ModelUnsupported
@@ -18,10 +18,10 @@ from headrace.workers.process.engine_memory import EngineMemory
 from tests.lora_adapters import make_adapter
 from tests.workers.driving import request, run
 from tests.workers.native.test_shared_file import needs_huge_pages
-from tests.workers.processors import needs_kernels
+from tests.workers.processors import KERNELS, needs_kernels, use_kernels
 from tests.workers.tiny_gguf import save_tiny_gguf
 
-KERNELS = ["torch", pytest.param("native", marks=needs_kernels)]
+ANY_KERNELS = ["torch", *KERNELS]
 PROMPT = [1, 5, 9, 200, 7]
 
 
@@ -48,8 +48,9 @@ def tokens(engine: Engine, adapter: str = "") -> list[int]:
     return run(engine, [(0, asked)])["r"].tokens
 
 
-@pytest.mark.parametrize("kernels", KERNELS)
-def test_adapters(folders: Path, tmp_path: Path, kernels: str) -> None:
+@pytest.mark.parametrize("kernels", ANY_KERNELS)
+def test_adapters(folders: Path, tmp_path: Path, kernels: CpuKernels) -> None:
+    use_kernels(kernels)
     adapter = make_adapter(tmp_path / "adapter", folders / "expanded", targets="all-linear")
     answers = []
     for name in ("model", "expanded"):
@@ -60,9 +61,10 @@ def test_adapters(folders: Path, tmp_path: Path, kernels: str) -> None:
     assert answers[0][0] != answers[0][1]
 
 
-@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("kernels", [KERNELS[0], "torch"])
 @pytest.mark.parametrize("level", [1, 2])
-def test_sleep(folders: Path, kernels: str, level: int) -> None:
+def test_sleep(folders: Path, kernels: CpuKernels, level: int) -> None:
+    use_kernels(kernels)
     settings = config(kernels)
     engine = build_engine(folders / "model", settings, 1, print)
     memory = EngineMemory(engine, lambda: build_runner(folders / "model", settings, 1, print))

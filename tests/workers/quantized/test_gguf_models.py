@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from headrace.protocol.config import EngineConfig
+from headrace.protocol.config import CpuKernels, EngineConfig
 from headrace.workers.build import build_engine
 from headrace.workers.errors import ModelUnsupported
 from headrace.workers.native.weight_memory import fingerprint_weights
@@ -20,7 +20,7 @@ from headrace.workers.quantized.parameter import (
 )
 from headrace.workers.torch_runner.gguf_loading import load_gguf_model
 from tests.workers.driving import request, run
-from tests.workers.processors import needs_kernels
+from tests.workers.processors import KERNELS, needs_kernels, on_each_set, use_kernels
 from tests.workers.tiny_gguf import MODELS, save_tiny_gguf
 
 CACHE = 8 * 1024 * 1024
@@ -147,14 +147,15 @@ def tokens(folder: Path, **options: Any) -> tuple[list[int], list[str], Any]:
     return run(engine, [(0, request("r", [1, 5, 9, 200, 7]))])["r"].tokens, lines, engine
 
 
-KERNELS = ["torch", pytest.param("native", marks=needs_kernels)]
+ANY_KERNELS = ["torch", *KERNELS]
 
 
-@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("kernels", ANY_KERNELS)
 @pytest.mark.parametrize("options", [{}, {"tie_word_embeddings": True}], ids=["", "tied"])
 def test_an_engine_generates_what_the_expanded_model_does(
-    tmp_path: Path, kernels: str, options: dict[str, Any]
+    tmp_path: Path, kernels: CpuKernels, options: dict[str, Any]
 ) -> None:
+    use_kernels(kernels)
     reference = prepared(tmp_path, "qwen2", "f16", **options)
     reference.save_pretrained(tmp_path / "expanded")
     generated, lines, engine = tokens(tmp_path / "model", cpu_kernels=kernels)
@@ -165,15 +166,15 @@ def test_an_engine_generates_what_the_expanded_model_does(
     del engine
 
 
-@needs_kernels
+@on_each_set
 @pytest.mark.parametrize("type_name", ["q8_0", "q4_0", "q5_1"])
 @pytest.mark.parametrize("options", [{}, {"tie_word_embeddings": True}], ids=["", "tied"])
 def test_kernels_multiply_the_blocks_of_the_file(
-    tmp_path: Path, type_name: str, options: dict[str, Any]
+    tmp_path: Path, type_name: str, options: dict[str, Any], kernel_set: CpuKernels
 ) -> None:
     """That they compute what transformers does the self-check says; else nothing would start."""
     prepared(tmp_path, "llama", type_name, **options)
-    generated, lines, _ = tokens(tmp_path / "model", cpu_kernels="native", dtype="bfloat16")
+    generated, lines, _ = tokens(tmp_path / "model", cpu_kernels=kernel_set, dtype="bfloat16")
     assert len(generated) == 8
     assert [f"weights in {type_name}, not shared" in line for line in lines].count(True) == 1
     assert str(tmp_path / "tiny.gguf") not in Path("/proc/self/maps").read_text()

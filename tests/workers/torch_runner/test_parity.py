@@ -1,7 +1,12 @@
-"""Token by token against transformers' own greedy generation, in float32, for each architecture."""
+"""Token by token against transformers' own greedy generation, in float32, for each architecture.
+
+On torch's operations, and on the kernels for each instruction set that the processor has.
+"""
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -9,25 +14,36 @@ import pytest
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
-from headrace.protocol.config import EngineConfig
+from headrace.protocol.config import CpuKernels, EngineConfig
 from headrace.protocol.to_worker import Generate
 from headrace.workers.attention.hook import AttentionHook, vocab_rows
 from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
 from headrace.workers.linear.linears import prepare_linears
-from headrace.workers.native.library import unsupported_reason
 from headrace.workers.native.program import CompiledProgram
 from headrace.workers.native.runner import NativeRunner
 from headrace.workers.torch_runner.loading import load_model, model_length
 from headrace.workers.torch_runner.model_runner import ModelRunner
 from headrace.workers.torch_runner.self_check import check_model
 from tests.workers.driving import Answer, request, run
+from tests.workers.processors import KERNELS, use_kernels
 from tests.workers.tiny_models import MODELS, VOCAB, save_tiny
 
 LENGTHS = (1, 2, 3, 4, 5, 9, 16, 23, 40)
 NEW = 14
 NEAR = 1e-4  # logits closer than this are equal but for float32's rounding
-PATHS = [(name, path) for path in ("torch", "native") for name in MODELS]
+# What runs one model comes one after the other: they share its texts.
+PATHS = [(name, kernels) for name in MODELS for kernels in ("torch", *KERNELS)]
+
+
+@dataclass
+class Known:
+    """A model's folder, and what transformers generates. gaps: as `reference` finds them."""
+
+    folder: Path
+    prompts: list[list[int]]
+    texts: list[list[int]]
+    gaps: list[list[float]]
 
 
 @dataclass
@@ -38,6 +54,7 @@ class Loaded:
     prompts: list[list[int]]
     texts: list[list[int]]
     gaps: list[list[float]]
+    kernels: CpuKernels = "torch"
 
     @property
     def block_size(self) -> int:
@@ -101,29 +118,47 @@ def reference(model: Any, prompts: list[list[int]]) -> tuple[list[list[int]], li
     return texts, gaps
 
 
+@pytest.fixture(scope="module")
+def known(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Known]:
+    """What is known of a model by its name: found out once."""
+
+    @cache
+    def find(name: str) -> Known:
+        folder: Path = tmp_path_factory.mktemp(name)
+        save_tiny(folder, name)
+        model = load_model(folder, "float32", torch.device("cpu"))
+        assert model.config._attn_implementation == "eager"
+        prompts = make_prompts()
+        texts, gaps = reference(model, prompts)
+        assert len({tuple(text) for text in texts}) > 6, "the texts must differ to tell anything"
+        assert sum(gap > NEAR for some in gaps for gap in some) > 0.95 * NEW * len(prompts)
+        return Known(folder, prompts, texts, gaps)
+
+    return find
+
+
 @pytest.fixture(scope="module", params=PATHS, ids="-".join)
-def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
-    name, path = request.param
-    if path == "native" and (reason := unsupported_reason(torch.float32)):
-        pytest.skip(reason)
-    folder: Path = tmp_path_factory.mktemp(name)
-    save_tiny(folder, name)
-    model = load_model(folder, "float32", torch.device("cpu"))
-    assert model.config._attn_implementation == "eager"
-    prompts = make_prompts()
-    texts, gaps = reference(model, prompts)
-    assert len({tuple(text) for text in texts}) > 6, "the texts must differ to tell anything"
-    assert sum(gap > NEAR for some in gaps for gap in some) > 0.95 * NEW * len(prompts)
+def loaded(request: pytest.FixtureRequest, known: Callable[[str], Known]) -> Loaded:
+    name, kernels = request.param
+    use_kernels(kernels)
+    of = known(name)
+    model = load_model(of.folder, "float32", torch.device("cpu"))
     hook = AttentionHook()
     with torch.inference_mode():
         hook.probe(model)
-    compiled = CompiledProgram(model, hook, threads=2) if path == "native" else None
+    compiled = None if kernels == "torch" else CompiledProgram(model, hook, threads=2)
     if compiled is None:
         prepare_linears(model, EngineConfig(), print)
-    loaded = Loaded(model, hook, compiled, prompts, texts, gaps)
+    loaded = Loaded(model, hook, compiled, of.prompts, of.texts, of.gaps, kernels)
     size = loaded.block_size
     check_model(model, lambda blocks: loaded.runner(blocks, size), model_length(model), size)
     return loaded
+
+
+@pytest.fixture(autouse=True)
+def _its_kernels(loaded: Loaded, kernel_set: CpuKernels) -> None:
+    """They draw the tokens, too."""
+    use_kernels(loaded.kernels)
 
 
 def arrivals(loaded: Loaded, spread: int) -> list[tuple[int, Generate]]:
