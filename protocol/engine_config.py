@@ -17,10 +17,18 @@ Positive = Annotated[int, Field(ge=1)]
 # A path that an operator gives: other processes have other working directories.
 AbsolutePath = Annotated[Path, AfterValidator(Path.absolute)]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+KvCacheDtype = Literal["auto", "bfloat16", "int8", "fp8"]
 Quantization = Literal["int8", "int8_dynamic", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1"]
 # The instruction sets that kernels are built for.
 KernelSet = Literal["avx512", "avx2vnni", "avx2", "neon", "portable"]
 CpuKernels = Literal["auto", "native", "avx512", "avx2vnni", "avx2", "neon", "portable", "torch"]
+# Names that others give to the same types of cached numbers.
+_KV_CACHE_DTYPES = {
+    "bf16": "bfloat16",
+    "fp8_e4m3": "fp8",
+    "int8_per_token_head": "int8",
+    "fp8_per_token_head": "fp8",
+}
 LoraRank = Literal[1, 8, 16, 32, 64, 128, 256, 320, 512]
 
 
@@ -103,6 +111,14 @@ class EngineConfig(Frozen):
     kv_cache_bytes: Positive | None = Field(
         None, description="size of each worker's K/V cache, such as 2GiB"
     )
+    kv_cache_dtype: KvCacheDtype = Field(
+        "auto",
+        description=(
+            "numbers of the K/V cache: auto (the model's dtype), bfloat16, or 8 bits with a scale "
+            "for each token and head, for twice as many tokens: int8, or the less exact fp8 (e4m3); "
+            "on CPUs only"
+        ),
+    )
     memory_utilization: Annotated[float, Field(gt=0, le=1)] = Field(
         0.9, description="share of a GPU's memory that a worker may use"
     )
@@ -152,6 +168,11 @@ class EngineConfig(Frozen):
     fake_step_s: Annotated[float, Field(ge=0)] = Field(
         0.0, description="seconds of a step of the fake engine"
     )
+
+    @field_validator("kv_cache_dtype", mode="before")
+    @classmethod
+    def _other_names(cls, value: object) -> object:
+        return _KV_CACHE_DTYPES.get(value, value) if isinstance(value, str) else value
 
     @property
     def runs_model(self) -> bool:
