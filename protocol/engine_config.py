@@ -22,13 +22,6 @@ Quantization = Literal["int8", "int8_dynamic", "q8_0", "q4_0", "q4_1", "q5_0", "
 # The instruction sets that kernels are built for.
 KernelSet = Literal["avx512", "avx2vnni", "avx2", "neon", "portable"]
 CpuKernels = Literal["auto", "native", "avx512", "avx2vnni", "avx2", "neon", "portable", "torch"]
-# Names that others give to the same types of cached numbers.
-_KV_CACHE_DTYPES = {
-    "bf16": "bfloat16",
-    "fp8_e4m3": "fp8",
-    "int8_per_token_head": "int8",
-    "fp8_per_token_head": "fp8",
-}
 LoraRank = Literal[1, 8, 16, 32, 64, 128, 256, 320, 512]
 
 
@@ -168,11 +161,6 @@ class EngineConfig(Frozen):
     fake_step_s: Annotated[float, Field(ge=0)] = Field(
         0.0, description="seconds of a step of the fake engine"
     )
-
-    @field_validator("kv_cache_dtype", mode="before")
-    @classmethod
-    def _other_names(cls, value: object) -> object:
-        return _KV_CACHE_DTYPES.get(value, value) if isinstance(value, str) else value
 
     @property
     def runs_model(self) -> bool:

@@ -102,9 +102,7 @@ def load_runner(
             prepare_linears(model, config, log)
             slots = AdapterSlots.of(model, config.max_loras) if config.enable_lora else None
     cache_dtype = choose_cache_dtype(config.kv_cache_dtype, model.dtype)
-    choice = choose_backend(
-        hook, model.dtype, device, config.block_size, cache_dtype=cache_dtype
-    )
+    choice = choose_backend(hook, model.dtype, device, config.block_size, cache_dtype=cache_dtype)
     if choice.block_size != config.block_size:
         log(f"{choice.name}: block size {choice.block_size} tokens")
         config = config.model_copy(update={"block_size": choice.block_size})
