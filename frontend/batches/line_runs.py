@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Coroutine
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -79,11 +79,11 @@ class LineRuns:
             for task in done:
                 task.result()
         finally:
-            await _cancel([*tasks, *self._tasks])
-            await asyncio.shield(self._finish())
+            await _to_its_end(self._finish([*tasks, *self._tasks]))
 
-    async def _finish(self) -> None:
+    async def _finish(self, tasks: list["asyncio.Task[None]"]) -> None:
         try:
+            await _cancel(tasks)
             await self.flush()
         finally:
             self._journal.close()
@@ -195,6 +195,21 @@ class LineRuns:
         self._pending_bytes += len(result.text)
         if self._pending_bytes >= FLUSH_BYTES:
             self._full.set()
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Wait until work has ended, also if this task is cancelled meanwhile (perhaps once more)."""
+    task = asyncio.create_task(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        task.cancelled() or task.exception()  # which nobody needs now
+        raise cancelled
+    task.result()
 
 
 async def _cancel(tasks: list["asyncio.Task[None]"]) -> None:

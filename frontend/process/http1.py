@@ -5,8 +5,6 @@ request past a proxy with it. Errors are answered in JSON, as all others are, an
 connection. A body is asked for when it is wanted, not as soon as its client offers it.
 """
 
-import http
-import json
 from typing import Any
 
 import h11
@@ -20,19 +18,16 @@ from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.typing import ConnectionState
 
 from headrace.frontend.middleware.asgi import CONTINUE_KEY
+from headrace.frontend.process.refusals import refusal
 
 # Bytes of further requests that are read while one is being answered.
 MAX_PIPELINED_BYTES = 64 * 1024
 # Chunks that a body may have, and one more for so many of its bytes: each takes time.
 FREE_CHUNKS, BYTES_PER_CHUNK = 4096, 32
 
-_TEXTS = {
-    400: "The request is not valid HTTP.",
-    408: "The request's headers were sent too slowly.",
-    431: "The request's headers are too large.",
-    501: "Transfer-Encoding: must be chunked.",
-    505: "The version of HTTP must be 1.0, 1.1 or 2.",
-}
+# Of the beginning of a request that is not valid: an error's shape depends on its target.
+KEPT_BYTES = 1024
+
 _HAS_SENT_ALL = (h11.DONE, h11.MUST_CLOSE, h11.CLOSED, MIGHT_SWITCH_PROTOCOL)
 
 
@@ -42,8 +37,10 @@ class StrictBuffer(ReceiveBuffer):
     def __init__(self) -> None:
         super().__init__()
         self._head: bytearray | None = None
+        self.begins_with = b""  # what was read last: a head, or as much of it as is there
 
     def maybe_extract_lines(self) -> list[bytearray] | None:
+        self.begins_with = bytes(self._data[:KEPT_BYTES])
         self._head = bytearray()
         lines = super().maybe_extract_lines()
         head, self._head = self._head, None
@@ -73,6 +70,7 @@ class HTTP1Protocol(H11Protocol):
         self.connection._receive_buffer = self._buffer
         self._chunks = self._body_bytes = 0
         self._is_handling = self._is_closed = False
+        self._request_target: bytes | None = None  # of the request that is being answered
 
     @property
     def has_partial_headers(self) -> bool:
@@ -180,6 +178,7 @@ class HTTP1Protocol(H11Protocol):
     async def _create_stream(self, request: h11.Request) -> None:
         """Begin a request. Upgrades, to WebSockets or HTTP/2, are not offered: it may go on
         without."""
+        self._request_target = request.target
         self.stream = HTTPStream(
             self.app,
             self.config,
@@ -206,15 +205,20 @@ class HTTP1Protocol(H11Protocol):
 
     # Answers
 
+    def _target(self) -> bytes:
+        """Return what the request is for, as far as it can be read."""
+        if self._request_target is not None:
+            return self._request_target
+        words = self._buffer.begins_with.partition(b"\n")[0].split(b" ")
+        return words[1].strip() if len(words) > 1 else b""
+
     async def _send_error_response(self, status_code: int) -> None:
-        kind = http.HTTPStatus(status_code).phrase
-        text = _TEXTS.get(status_code, _TEXTS[400])
-        error = {"message": text, "type": kind, "param": None, "code": status_code}
-        body = json.dumps({"error": error}, separators=(",", ":")).encode()
+        body, more_headers = refusal(status_code, self._target())
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),
             (b"connection", b"close"),
+            *more_headers,
             *self.config.response_headers("h11"),
         ]
         await self._send_h11_event(h11.Response(status_code=status_code, headers=headers))
@@ -230,6 +234,7 @@ class HTTP1Protocol(H11Protocol):
             await self.send(Closed())
             return
         self.connection.start_next_cycle()
+        self._request_target = None
         await self.send(Updated(idle=True))
         await self.can_read.set()
         if len(self._buffer):  # not here, in the task of the request that has just ended

@@ -44,7 +44,12 @@ class LongStream(threading.Thread):
 
 def ask(server: Server, **changes: object) -> httpx.Response:
     with server.new_client() as client:
-        return client.post("/v1/responses", json={**SHORT, **changes})
+        try:
+            return client.post("/v1/responses", json={**SHORT, **changes})
+        except httpx.HTTPError as error:
+            pids = [each.pid for each in server.children()]
+            error.add_note(f"processes {pids}, log:\n{server.log[-5000:]}")
+            raise
 
 
 def upload(server: Server) -> httpx.Response:

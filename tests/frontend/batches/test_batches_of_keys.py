@@ -179,11 +179,19 @@ async def test_a_tenant_without_a_batch_that_runs_has_one_in_any_case(
         pool.release.set()
 
 
+async def later_batch(store: BatchStore, tenant: str) -> str:
+    """Create a batch in a millisecond of its own, as the store's clock counts them."""
+    await asyncio.sleep(0.003)
+    return await new_batch(store, tenant)
+
+
 async def test_claims_take_the_oldest_of_each_tenant_first(store_url: str) -> None:
     database = Database(store_url)
     store, owner = BatchStore(database, "v", 1e6), BatchOwnership(database, "v", "a")
-    anns = [await new_batch(store, "ann") for _ in range(5)]
-    bobs = [await new_batch(store, "bob") for _ in range(2)]
+    anns, bobs = [
+        [await later_batch(store, tenant) for _ in range(count)]
+        for tenant, count in (("ann", 5), ("bob", 2))
+    ]
     claimed = await owner.claim(4, 5.0, lambda found: True)
     assert [each.batch_id for each in claimed] == [anns[0], bobs[0], anns[1], bobs[1]]
     assert await owner.claim(4, 5.0, lambda found: True, {"ann", "bob"}) == []

@@ -1,7 +1,9 @@
 """Batches whose frontends end, die or stall; on both kinds of stores."""
 
 import asyncio
+import contextlib
 import json
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 from quart import Quart
 
-from headrace.frontend.batches import batch_run
+from headrace.frontend.batches import batch_run, line_runs
 from headrace.frontend.batches.batch import IN_PROGRESS, Progress, StoredBatch
 from headrace.frontend.batches.batch_store import BatchNotFound, BatchStore, new_batch_id
 from headrace.frontend.batches.journal import BatchJournal, LineResult, results
@@ -142,6 +144,33 @@ async def test_a_full_disk_is_waited_for(
     async with serve() as client:
         done = await wait_for(client, await created(client, [chat_line("a"), chat_line("b")]))
         assert done["request_counts"] == {"total": 2, "completed": 2, "failed": 0}
+
+
+async def test_a_frontend_ends_after_its_results_are_written(
+    serve: Serve, pool: FakePool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also if the disk is slow, and the lines have just ended."""
+    append = BatchJournal.append
+    writing, may_write = threading.Event(), threading.Event()
+
+    def wait(self: BatchJournal, added: Any) -> None:
+        writing.set()
+        assert may_write.wait(20)
+        append(self, added)
+
+    monkeypatch.setattr(BatchJournal, "append", wait)
+    monkeypatch.setattr(line_runs, "FLUSH_S", 60)
+    async with contextlib.AsyncExitStack() as stack:
+        client = await stack.enter_async_context(serve())
+        batch_id = await created(client, [chat_line("a")])
+        assert await asyncio.to_thread(writing.wait, 20)
+        ending = asyncio.create_task(stack.pop_all().aclose())
+        await asyncio.wait([ending], timeout=0.3)
+        assert not ending.done()
+        may_write.set()
+        await ending
+    (journal,) = await asyncio.to_thread(lambda: list(tmp_path.glob(f"**/{batch_id}")))
+    assert [each.number for each in results(journal)] == [1]
 
 
 # The store

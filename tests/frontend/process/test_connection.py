@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import SimpleNamespace
@@ -184,3 +185,49 @@ async def test_nothing_is_written_to_a_client_that_has_gone(server: Directly) ->
     await asyncio.wait_for(refused.wait(), 5)
     with contextlib.suppress(ConnectionError):
         await writer.wait_closed()
+
+
+# Requests that are no HTTP
+
+ANSWERS = pytest.mark.parametrize(
+    ("rest", "status"),
+    [
+        (b" HTTP/1.1\r\nHost a\r\n\r\n", 400),
+        (b" HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 70_000, 431),
+        (b" HTTP/1.1\nHost: a\n\n", 400),
+        (b" HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nno size\r\n", 400),
+        (b" HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
+        (b" HTTP/2.5\r\nHost: a\r\n\r\n", 505),
+    ],
+)
+
+
+async def refused(port: int, request: bytes) -> tuple[int, dict[str, str], Any]:
+    """Status, headers and body of the answer."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(request)
+    head, _, body = (await asyncio.wait_for(reader.read(), 5)).partition(b"\r\n\r\n")
+    writer.close()
+    status, *headers = head.decode().split("\r\n")
+    named = dict(header.lower().split(": ", 1) for header in headers)
+    return int(status.split()[1]), named, json.loads(body)
+
+
+@ANSWERS
+async def test_errors_have_the_shape_of_their_api(
+    server: Directly, rest: bytes, status: int
+) -> None:
+    async def answer(write: WriteBody, send: Callable[[bytes], Awaitable[None]]) -> None:
+        await asyncio.sleep(60)
+
+    server.answer = answer
+    for target in (b"/v1/messages", b"/v1/messages/count_tokens?beta=true", b"/under/v1/messages"):
+        shown, headers, body = await refused(server.port, b"POST " + target + rest)
+        assert shown == status
+        kind = "invalid_request_error" if status < 500 else "api_error"
+        assert (body["type"], body["error"]["type"]) == ("error", kind)
+        assert body["request_id"] == headers["request-id"] != ""
+    for target in (b"/v1/messages_too", b"/v1/completions?to=/v1/messages"):
+        shown, headers, body = await refused(server.port, b"POST " + target + rest)
+        assert (shown, body["error"]["code"]) == (status, status)
+        assert "request-id" not in headers
