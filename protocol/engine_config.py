@@ -107,9 +107,9 @@ class EngineConfig(Frozen):
     kv_cache_dtype: KvCacheDtype = Field(
         "auto",
         description=(
-            "numbers of the K/V cache: auto (the model's dtype), bfloat16, or 8 bits with a scale "
-            "for each token and head, for twice as many tokens: int8, or the less exact fp8 (e4m3); "
-            "on CPUs only"
+            "numbers in the K/V cache: auto (the model's dtype), bfloat16, or 8 bits with a scale "
+            "for each token and head, for twice as many tokens: int8, or fp8 (e4m3), which is less "
+            "exact; on CPUs only"
         ),
     )
     memory_utilization: Annotated[float, Field(gt=0, le=1)] = Field(

@@ -113,7 +113,7 @@ def test_failed_sequences_leave_nothing_behind(
 @needs_kernels
 @pytest.mark.parametrize("cache", ["int8", "fp8"])
 def test_keys_and_values_of_other_sizes_than_each_other(tmp_path: Path, cache: CacheDtype) -> None:
-    """As in DeepSeek's latent attention, whose keys and values are cached as the layer reads them."""
+    """As in DeepSeek's latent attention, of which the cache holds what each head reads."""
     save_tiny(tmp_path, "deepseek_v3")
     config = EngineConfig(kv_cache_dtype=cache, kv_cache_bytes=2**21, threads=1, max_num_seqs=4)
     exact = config.model_copy(update={"kv_cache_dtype": "auto"})
