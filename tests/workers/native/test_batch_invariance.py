@@ -108,7 +108,7 @@ def test_over_parts_of_all_lengths(tmp_path: Path, kind: tuple[Dtype, Quantizati
 @pytest.mark.parametrize("kind", KINDS[:2], ids=str)
 @pytest.mark.parametrize("window", [5, 100, 700])
 def test_with_windows(tmp_path: Path, window: int, kind: tuple[Dtype, Quantization | None]) -> None:
-    assert_same(tmp_path, 901, 880, kind, {"sliding_window": window}, **WINDOW)
+    assert_same(tmp_path, 901, 880, kind, {"sliding_window": window}, None, **WINDOW)
 
 
 @on_each_set

@@ -1,6 +1,7 @@
 """Compiled programs whose cache is less exact than the model, against torch's operations."""
 
 import itertools
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +58,13 @@ def on_torch(
 ) -> torch.Tensor:
     """Logits of torch's operations, with keys and values that are read as the cache holds them."""
     kind = RoundedQueries if cache == "int8" else SdpaBackend
-
-    def make_backend(*sizes: Any) -> SdpaBackend:
-        return kind(*sizes, cache_dtype=cache)
-
     runner = ModelRunner(
-        model, hook, max_model_len=2048, num_blocks=40, block_size=16, make_backend=make_backend
+        model,
+        hook,
+        max_model_len=2048,
+        num_blocks=40,
+        block_size=16,
+        make_backend=partial(kind, cache_dtype=cache),
     )
     batch = AttentionBatch([], [Span(0, len(tokens), 0, blocks_of(len(tokens)))])
     return runner.forward(tokens, range(len(tokens)), range(len(tokens)), batch)
