@@ -10,12 +10,14 @@ import torch
 from transformers import PreTrainedModel
 
 from headrace.protocol.config import EngineConfig, KernelSet
+from headrace.workers import load_runner
 from headrace.workers.attention.backend import AttentionBatch, AttentionOptions, Span
 from headrace.workers.attention.cache_dtype import CacheDtype
 from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.attention.sdpa import SdpaBackend
 from headrace.workers.build import build_engine
 from headrace.workers.engine.engine import Engine
+from headrace.workers.errors import ModelUnsupported
 from headrace.workers.native.program import CompiledProgram
 from headrace.workers.process.engine_memory import EngineMemory
 from headrace.workers.torch_runner.model_runner import ModelRunner
@@ -178,3 +180,25 @@ def test_twice_as_many_tokens_fit(folder: Path, kernels: str) -> None:
         size = engine.runner.cache_bytes
         assert size is not None
         assert 0.9 * 2**16 < size <= 2**16
+
+
+@needs_kernels
+def test_a_cached_program_has_the_cache_that_was_asked_for(folder: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    tokens = []
+    for cache in ("int8", "int8", "auto"):
+        config = EngineConfig(
+            dtype="float32", kv_cache_dtype=cache, kv_cache_bytes=2**20, threads=1
+        )
+        engine = build_engine(folder, config, 1, lines.append, cache_folder=tmp_path)
+        tokens.append(drive(engine, [(0, request("r", range(3, 60)))])["r"].tokens)
+        assert engine.cache_size.dtype == ("int8" if cache == "int8" else "float32")
+    assert tokens[0] == tokens[1]
+    assert sum("program from the cache" in line for line in lines) == 1
+    assert sum(line.endswith("tokens in int8") for line in lines) == 2
+
+
+def test_a_gpu_refuses_the_option(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load_runner, "choose_device", lambda configured: torch.device("cuda"))
+    with pytest.raises(ModelUnsupported, match="kv_cache_dtype is for CPUs: leave it out"):
+        build_engine(folder, EngineConfig(kv_cache_dtype="int8"), 1, print)
