@@ -5,7 +5,8 @@
 An engine for each type runs in this process, of the default model unless another is named. Times
 are of steps that decode --batch streams at a context of 2,000 and of 160 tokens; all types take
 turns in each round, and figures are medians of the rounds' ratios, the first of which has a bar of
-1.8 for caches of 8 bits. What rounding changes is told over windows of Python's manual
+1.8 for caches of 8 bits. With --threads 1 times are the process's own CPU time, for machines that
+have other work. What rounding changes is told over windows of Python's manual
 (`pydoc_data.topics`): the perplexity, the share of positions at which the likeliest next token is
 the same as with bfloat16, and the share of equal tokens in greedy continuations of the windows.
 """
@@ -15,7 +16,9 @@ import math
 import pydoc_data.topics
 import statistics
 import tempfile
+import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -94,11 +97,18 @@ def _time(
         for key, (driver, prompts) in turns.items():
             driver.start(prompts)  # from the second round on, the cache holds them
             settle()
-            seconds = repeated(driver.step)(options.repeats)
+            seconds = repeated(partial(_step, driver, options.threads))(options.repeats)
             driver.stop()
             if number:
                 times[key].append(statistics.median(seconds))
     return times
+
+
+def _step(driver: Driver, threads: int) -> float:
+    """Return the seconds of a step; with one thread those of its own CPU time."""
+    started_s = time.process_time()
+    seconds = driver.step()
+    return time.process_time() - started_s if threads == 1 else seconds
 
 
 def _report_times(times: Times) -> None:

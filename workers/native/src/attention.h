@@ -165,6 +165,7 @@ struct TileContext {
     const uint32_t* queries;
     PartialSums sums;
     int64_t common_begin, common_end;  // the tokens that all of the queries may read
+    int64_t fetch_end;  // the end of what is read next, of which the tile may be a part
 };
 
 // Sets the scores of up to 64 tokens from `token` on to minus infinity where a query may not read.
@@ -223,11 +224,11 @@ void attend_head(const TileContext& r, int64_t token, int count, const GroupHead
     }
 }
 
-// The groups of the 64 tokens from `token` on, as far as a tile reads them; returns their number.
+// The groups of the 64 tokens from `token` on, as far as they are read; returns their number.
 inline int find_groups(const TileContext& r, const BlockTable& blocks, const uint32_t* cache,
                        int64_t token, const uint32_t* (&found)[kTileGroups]) {
     int count = 0;
-    for (; count < kTileGroups && token + count * kGroup < r.tile.end; ++count) {
+    for (; count < kTileGroups && token + count * kGroup < r.fetch_end; ++count) {
         found[count] = cache + blocks.group_of(token + count * kGroup) * r.shape.group() +
                        r.tile.head * r.shape.head();
     }

@@ -33,7 +33,7 @@ class AttentionOperations : public ExpertOperations<E> {
         float maximum[kMaxTileRows], total[kMaxTileRows * kLanes];
         const PartialSums whole{maximum, total, scratch.values, plan.shape.value_dim};
         if (tile.partial >= 0) {
-            attend_part(i, tile, span, scratch, sums_of_part(plan, tile.partial));
+            attend_part(i, tile, span, scratch, sums_of_part(plan, tile.partial), tile.end);
         } else {
             attend_parts(i, tile, span, scratch, whole);
             store_tile(i, plan, tile, whole);
@@ -50,13 +50,13 @@ class AttentionOperations : public ExpertOperations<E> {
             part.begin = (int)from;
             part.end = (int)std::min<int64_t>(part_end(from), tile.end);
             const bool first = from == tile.begin;
-            attend_part(i, part, span, scratch, first ? all : next);
+            attend_part(i, part, span, scratch, first ? all : next, tile.end);
             if (!first) merge(all, next, tile.rows(), (int)all.stride);
         }
     }
 
     void attend_part(const Instruction& i, const Tile& tile, const Span& span,
-                     const Scratch& scratch, const PartialSums& sums) {
+                     const Scratch& scratch, const PartialSums& sums, int64_t fetch_end) {
         const Plan& plan = plans_[i.sizes[7]];
         std::fill_n(sums.maximum, tile.rows(), kNoScore);
         std::fill_n(sums.total, tile.rows() * kLanes, 0.0f);
@@ -67,7 +67,7 @@ class AttentionOperations : public ExpertOperations<E> {
         const int64_t common_begin = std::max<int64_t>(tile.begin, window ? last - window : 0);
         this->with_cache([&](auto cache) {
             attend<decltype(cache)>({tile, span, plan.shape, plan.sizes, scratch.queries, sums,
-                                     common_begin, std::min<int64_t>(first, tile.end)},
+                                     common_begin, std::min<int64_t>(first, tile.end), fetch_end},
                                     block_table_of(span), layers_[i.sizes[5]]);
         });
     }
