@@ -235,16 +235,6 @@ inline int find_groups(const TileContext& r, const BlockTable& blocks, const uin
     return count;
 }
 
-// Brings `words` words of each group, from `first` on, into the processor's first cache.
-HEADRACE_INLINE void fetch(const uint32_t* const (&groups)[kTileGroups], int count, int64_t first,
-                           int64_t words) {
-    for (int g = 0; g < count; ++g) {
-        for (int64_t word = 0; word < words; word += kLanes) {
-            prefetch_near(groups[g] + first + word);
-        }
-    }
-}
-
 // Computes one part of a tile on one layer's cache; the sums are not divided by the total yet.
 template <class Cache, int Queries>
 void attend_tile(const TileContext& r, const BlockTable& blocks, const uint32_t* cache) {
@@ -261,9 +251,11 @@ void attend_tile(const TileContext& r, const BlockTable& blocks, const uint32_t*
         const int count = next_count;
         std::copy_n(next, count, groups.keys);
         next_count = find_groups(r, blocks, cache, token + kTileTokens, next);
+        for (int g = 0; g < count; ++g) {
+            groups.ahead[g] = fetches_ahead && g < next_count ? next[g] - groups.keys[g] : 0;
+        }
         TileContext part = r;
         for (int head = 0; head < r.tile.heads; ++head) {
-            if (fetches_ahead) fetch(next, next_count, head * head_words, head_words);
             for (int g = 0; g < count; ++g) groups.values[g] = groups.keys[g] + r.shape.key_group();
             attend_head<Cache, Queries>(part, token, count, groups);
             for (int g = 0; g < count; ++g) groups.keys[g] += head_words;

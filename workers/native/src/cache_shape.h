@@ -38,8 +38,12 @@ struct CacheShape {
 };
 
 // One head's keys and values in up to 64 tokens.
+//
+// ahead: from a group's words to those that are read 64 tokens later, in words; 0 if they are not to
+// be fetched. Each word that is read fetches the one that lies so far ahead.
 struct GroupHeads {
     const uint32_t *keys[kTileGroups], *values[kTileGroups];
+    int64_t ahead[kTileGroups];
 
     // The scales of a group's values; those of its keys stand before them.
     const uint16_t* value_scales(int g, const CacheShape& shape) const {

@@ -82,6 +82,7 @@ struct FloatCache {
     using Numbers = E;
     static constexpr int kPerWord = E::kPerWord;
     static constexpr bool kHasScales = kIsFp8<E>;
+    static constexpr bool kFetches = kHasScales || !kHasBf16Dot;
     // What the sums of values are too small by.
     static constexpr float kOutputFactor = kIsFp8<E> ? Fp8::kRest : 1;
 
@@ -109,7 +110,10 @@ struct FloatCache {
         }
         for (int word = 0; word < shape.key_words; ++word) {
             const uint32_t* k[Count];
-            for (int g = 0; g < Count; ++g) k[g] = groups.keys[first + g] + word * kGroup;
+            for (int g = 0; g < Count; ++g) {
+                k[g] = groups.keys[first + g] + word * kGroup;
+                if constexpr (kFetches) prefetch_near(k[g] + groups.ahead[first + g]);
+            }
             attention_parts<E>(queries + word * E::kParts, shape.query_words, k, sums);
         }
         for (int g = 0; g < Count; ++g) {
@@ -180,6 +184,7 @@ struct FloatCache {
                     for (int n = 0; n < Count; ++n) {
                         v[n] = groups.values[g] + (int64_t)word * shape.value_dim + dim +
                                n * kLanes;
+                        if constexpr (kFetches) prefetch_near(v[n] + groups.ahead[g]);
                     }
                     attention_parts<E>(rows + (g * kWords + word) * E::kParts, kWeightWords, v,
                                        acc);

@@ -58,7 +58,9 @@ struct Int8Cache {
             Words k[Count];
 #pragma GCC unroll 4
             for (int g = 0; g < Count; ++g) {
-                k[g] = load_words(groups.keys[first + g] + word * kGroup);
+                const uint32_t* from = groups.keys[first + g] + word * kGroup;
+                k[g] = load_words(from);
+                prefetch_near(from + groups.ahead[first + g]);
             }
 #pragma GCC unroll 6
             for (int q = 0; q < Queries; ++q) {
@@ -143,8 +145,10 @@ struct Int8Cache {
                     Words v[Count];
 #pragma GCC unroll 4
                     for (int n = 0; n < Count; ++n) {
-                        v[n] = load_words(groups.values[g] + (int64_t)word * shape.value_dim +
-                                          dim + n * kLanes);
+                        const uint32_t* from = groups.values[g] +
+                                               (int64_t)word * shape.value_dim + dim + n * kLanes;
+                        v[n] = load_words(from);
+                        prefetch_near(from + groups.ahead[g]);
                     }
 #pragma GCC unroll 6
                     for (int row = 0; row < kRows; ++row) {
