@@ -23,6 +23,7 @@ from headrace.protocol.engine_config import Dtype as Dtype
 from headrace.protocol.engine_config import EngineConfig as EngineConfig
 from headrace.protocol.engine_config import Frozen as Frozen
 from headrace.protocol.engine_config import KernelSet as KernelSet
+from headrace.protocol.engine_config import KvCacheDtype as KvCacheDtype
 from headrace.protocol.engine_config import LoraRank as LoraRank
 from headrace.protocol.engine_config import Positive as Positive
 from headrace.protocol.engine_config import Quantization as Quantization

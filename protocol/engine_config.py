@@ -17,6 +17,7 @@ Positive = Annotated[int, Field(ge=1)]
 # A path that an operator gives: other processes have other working directories.
 AbsolutePath = Annotated[Path, AfterValidator(Path.absolute)]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+KvCacheDtype = Literal["auto", "bfloat16", "int8", "fp8"]
 Quantization = Literal["int8", "int8_dynamic", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1"]
 # The instruction sets that kernels are built for.
 KernelSet = Literal["avx512", "avx2vnni", "avx2", "neon", "portable"]
@@ -103,6 +104,14 @@ class EngineConfig(Frozen):
     )
     kv_cache_bytes: Positive | None = Field(
         None, description="size of each worker's K/V cache, such as 2GiB"
+    )
+    kv_cache_dtype: KvCacheDtype = Field(
+        "auto",
+        description=(
+            "numbers in the K/V cache: auto (the model's dtype), bfloat16, or 8 bits with a scale "
+            "for each token and head, for twice as many tokens: int8, or fp8 (e4m3), which is less "
+            "exact; on CPUs only"
+        ),
     )
     memory_utilization: Annotated[float, Field(gt=0, le=1)] = Field(
         0.9, description="share of a GPU's memory that a worker may use"

@@ -49,7 +49,8 @@ def build_engine(
         group_model_path, config, workers_on_host, log, phases, shared_file, freed_bytes,
         cache_folder,
     )  # fmt: skip
-    log(f"K/V cache: {runner.num_blocks} blocks of {runner.block_size} tokens")
+    numbers = f" in {runner.cache_dtype}" if runner.cache_dtype else ""
+    log(f"K/V cache: {runner.num_blocks} blocks of {runner.block_size} tokens{numbers}")
     return assemble_engine(
         runner,
         max_num_seqs=config.max_num_seqs,

@@ -10,6 +10,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from headrace.protocol.config import EngineConfig
 from headrace.protocol.logs.set_up import adopt_library_loggers
+from headrace.workers.attention.cache_dtype import CacheDtype, choose_cache_dtype
 from headrace.workers.attention.hook import AttentionHook, vocab_rows
 from headrace.workers.errors import ModelUnsupported
 from headrace.workers.linear.linears import prepare_linears
@@ -70,6 +71,8 @@ def load_runner(
     """
     adopt_library_loggers()  # transformers, imported by now, has a handler of its own
     device = choose_device(config.device)
+    if device.type != "cpu" and config.kv_cache_dtype != "auto":
+        raise ModelUnsupported("kv_cache_dtype is for CPUs: leave it out, or use device cpu")
     threads = threads_of(config, workers_on_host)
     torch.set_num_threads(threads)
     shared = (
@@ -98,14 +101,18 @@ def load_runner(
                 to_float32(model)
             prepare_linears(model, config, log)
             slots = AdapterSlots.of(model, config.max_loras) if config.enable_lora else None
-    choice = choose_backend(hook, model.dtype, device, config.block_size)
+    cache_dtype = choose_cache_dtype(config.kv_cache_dtype, model.dtype)
+    choice = choose_backend(hook, model.dtype, device, config.block_size, cache_dtype=cache_dtype)
     if choice.block_size != config.block_size:
         log(f"{choice.name}: block size {choice.block_size} tokens")
         config = config.model_copy(update={"block_size": choice.block_size})
-    make_runner = _runner_factory(model, hook, choice, compiled, config, max_model_len, slots)
+    make_runner = _runner_factory(
+        model, hook, choice, compiled, config, max_model_len, cache_dtype, slots
+    )
     if compiled is None:
+        is_rounded = _is_rounded(cache_dtype, model)
         with phases.phase("self-check"):
-            check_model(model, make_runner, max_model_len, config.block_size)
+            check_model(model, make_runner, max_model_len, config.block_size, is_rounded)
     else:
         if cache is not None and compiled.plan is not None:
             with phases.phase("compile"):
@@ -172,16 +179,22 @@ def _self_check_error(
     model: PreTrainedModel, compiled: CompiledProgram, config: EngineConfig, max_model_len: int
 ) -> str:
     """Return why the program fails the self-check; empty if it passes."""
+    cache_dtype = choose_cache_dtype(config.kv_cache_dtype, model.dtype)
     make_runner = partial(
-        _native_runner, compiled, vocab_rows(model), max_model_len, config.block_size
+        _native_runner, compiled, vocab_rows(model), max_model_len, config.block_size, cache_dtype
     )
-    is_rounded = compiled.formats != {WeightFormat.FLOAT}
+    is_rounded = compiled.formats != {WeightFormat.FLOAT} or _is_rounded(cache_dtype, model)
     try:
         with weights_rounded(model, config.quantization):
             check_model(model, make_runner, max_model_len, config.block_size, is_rounded)
     except ModelUnsupported as error:
         return error.reason
     return ""
+
+
+def _is_rounded(cache_dtype: CacheDtype, model: PreTrainedModel) -> bool:
+    """Return whether the cache is less exact than the model."""
+    return cache_dtype != choose_cache_dtype("auto", model.dtype)
 
 
 def _runner_factory(
@@ -191,6 +204,7 @@ def _runner_factory(
     compiled: CompiledProgram | None,
     config: EngineConfig,
     max_model_len: int,
+    cache_dtype: CacheDtype,
     slots: AdapterSlots | None,
 ) -> Callable[[int], LoadedRunner]:
     """Return a function that makes a runner with a cache of a number of blocks."""
@@ -202,7 +216,13 @@ def _runner_factory(
                 compiled.new_adapter_slots(config.max_loras) if config.enable_lora else None
             )
             return _native_runner(
-                compiled, vocab_size, max_model_len, config.block_size, num_blocks, adapter_slots
+                compiled,
+                vocab_size,
+                max_model_len,
+                config.block_size,
+                cache_dtype,
+                num_blocks,
+                adapter_slots,
             )
         return make_torch_runner(
             model,
@@ -211,6 +231,7 @@ def _runner_factory(
             max_model_len=max_model_len,
             num_blocks=num_blocks,
             speculates=config.speculative_config is not None,
+            cache_dtype=cache_dtype,
             slots=slots,
         )
 
@@ -222,6 +243,7 @@ def _native_runner(
     vocab_size: int,
     max_model_len: int,
     block_size: int,
+    cache_dtype: CacheDtype,
     num_blocks: int,
     slots: NativeAdapterSlots | None = None,
 ) -> NativeRunner:
@@ -231,6 +253,7 @@ def _native_runner(
         max_model_len=max_model_len,
         num_blocks=num_blocks,
         block_size=block_size,
+        cache_dtype=cache_dtype,
         slots=slots,
     )
 
@@ -253,7 +276,7 @@ def _choose_num_blocks(
     return choose_num_blocks(
         config,
         hook.layers,
-        model.dtype,
+        choose_cache_dtype(config.kv_cache_dtype, model.dtype),
         model.device,
         max_model_len,
         workers_on_host,

@@ -117,6 +117,7 @@ def _group(config: PoolConfig, group: GroupConfig, state: PoolState | None) -> d
         "asleep": sum(worker.state == ASLEEP for worker in workers),
         "wanted": target_size,
         **_limits(group),
+        "kv_cache_dtype": group.engine.kv_cache_dtype,
         "is_scaling": any(each.is_scaling for each in _known(group, state)),
         "is_crash_loop": failing,
         "workers": [_worker(worker) for worker in workers],

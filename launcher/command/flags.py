@@ -197,6 +197,7 @@ _MODEL = (
     Flag("max_num_queued_tokens", "any number", metavar="N"),
     Flag("max_num_batched_tokens", "512 on a CPU, 8192 on a GPU"),
     Flag("kv_cache_bytes", "from free memory"),
+    Flag("kv_cache_dtype"),
     Flag("memory_utilization", aliases=("--device-memory-utilization",)),
     Flag("block_size"),
     Flag("enable_prefix_caching", kind="switch"),

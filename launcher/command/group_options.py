@@ -31,7 +31,16 @@ _JSON_EXAMPLES = {
     "reasoning_effort_map": '{"xhigh": "high"}',
 }
 _POWERS = {"k": 1, "m": 2, "g": 3, "t": 4}
-_DTYPES = {"half": "float16", "float": "float32"}
+# Other names of the same values.
+_SYNONYMS = {
+    "dtype": {"half": "float16", "float": "float32"},
+    "kv_cache_dtype": {
+        "bf16": "bfloat16",
+        "fp8_e4m3": "fp8",
+        "fp8_per_token_head": "fp8",
+        "int8_per_token_head": "int8",
+    },
+}
 
 
 def _number(value: object) -> object:
@@ -193,10 +202,11 @@ class GroupOptions(EngineConfig, ServingOptions, AutoscalingOptions):
             return None
         return parse_size(value) if isinstance(value, str) else value
 
-    @field_validator("dtype", mode="before")
+    @field_validator(*_SYNONYMS, mode="before")
     @classmethod
-    def _other_names(cls, value: object) -> object:
-        return _DTYPES.get(value, value) if isinstance(value, str) else value
+    def _other_names(cls, value: object, info: ValidationInfo) -> object:
+        names = _SYNONYMS[info.field_name or ""]
+        return names.get(value, value) if isinstance(value, str) else value
 
     @field_validator(*_JSON_EXAMPLES, mode="before")
     @classmethod

@@ -12,6 +12,8 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from headrace.workers.attention.backend import AttentionBatch, AttentionOptions, KVLayerShape, Span
+from headrace.workers.attention.cache_dtype import CacheDtype, choose_cache_dtype
+from headrace.workers.attention.cached_heads import CachedHeads, make_cached_heads
 
 _MIN_PADDING_TO_SPLIT = 128  # tokens; below it another call costs more than the padding
 _MAX_SCORES = 16 * 1024 * 1024  # elements of scores at once, where they are computed explicitly
@@ -36,7 +38,10 @@ class _Gather:
 
 
 class SdpaBackend:
-    """Caches keys and values as [slots, kv_heads, dim]; block b holds slots from b * block_size."""
+    """Caches keys and values as [slots, kv_heads, dim]; block b holds slots from b * block_size.
+
+    cache_dtype: of the cache; None: the model's.
+    """
 
     def __init__(
         self,
@@ -45,13 +50,19 @@ class SdpaBackend:
         block_size: int,
         dtype: torch.dtype,
         device: torch.device,
+        cache_dtype: CacheDtype | None = None,
     ) -> None:
         slots = num_blocks * block_size
         self._block_size = block_size
         self._dtype = dtype
         self._device = device
-        self._keys = [self._cache(slots, layer.kv_heads, layer.key_dim) for layer in layers]
-        self._values = [self._cache(slots, layer.kv_heads, layer.value_dim) for layer in layers]
+        stored = cache_dtype or choose_cache_dtype("auto", dtype)
+
+        def cached(heads: int, dim: int) -> CachedHeads:
+            return make_cached_heads(slots, heads, dim, dtype, stored, device)
+
+        self._keys = [cached(layer.kv_heads, layer.key_dim) for layer in layers]
+        self._values = [cached(layer.kv_heads, layer.value_dim) for layer in layers]
         self._batch = AttentionBatch((), ())
         self._row_slots = torch.empty(0, dtype=torch.long, device=device)
         self._gathers: dict[tuple[int | None, int], list[_Gather]] = {}
@@ -68,8 +79,8 @@ class SdpaBackend:
         self._row_slots = torch.cat(parts).to(self._device)
 
     def write(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
-        self._keys[layer].index_copy_(0, self._row_slots, key)
-        self._values[layer].index_copy_(0, self._row_slots, value)
+        self._keys[layer].write(self._row_slots, key)
+        self._values[layer].write(self._row_slots, value)
 
     def attend(
         self,
@@ -86,7 +97,9 @@ class SdpaBackend:
         for span in self._batch.prefills:
             rows = slice(span.first_row, span.first_row + span.num_rows)
             if span.context == 0 and not _exceeds(span.length, options.window):
-                parts.append(_attend_chunk(query[rows], key[rows], value[rows], None, options))
+                keys = self._keys[layer].as_read(key[rows])
+                values = self._values[layer].as_read(value[rows])
+                parts.append(_attend_chunk(query[rows], keys, values, None, options))
             else:
                 gather = self._chunk_gather(span, options.window)
                 keys, values = self._read(layer, gather.slots)
@@ -112,10 +125,7 @@ class SdpaBackend:
         return output.reshape(count, heads, -1)
 
     def _read(self, layer: int, slots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return (
-            self._keys[layer].index_select(0, slots),
-            self._values[layer].index_select(0, slots),
-        )
+        return self._keys[layer].read(slots), self._values[layer].read(slots)
 
     def _decode_gathers(self, window: int | None) -> list[_Gather]:
         gathers = self._gathers.get((window, -1))
@@ -177,10 +187,6 @@ class SdpaBackend:
     def _mask(self, visible: torch.Tensor) -> torch.Tensor:
         mask = torch.zeros(visible.shape, dtype=self._dtype)
         return mask.masked_fill_(~visible, float("-inf")).to(self._device)
-
-    def _cache(self, slots: int, heads: int, dim: int) -> torch.Tensor:
-        # Not zeroed, which would touch gigabytes at start. No slot is read before it is written.
-        return torch.empty((slots, heads, dim), dtype=self._dtype, device=self._device)
 
 
 def _attend_chunk(

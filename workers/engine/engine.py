@@ -64,10 +64,14 @@ class EngineStats:
 
 
 class CacheSize(NamedTuple):
-    """The size of a K/V cache. block_size: tokens in a block."""
+    """The size of a K/V cache.
+
+    block_size: tokens in a block. dtype: of the cached numbers; empty if there are none.
+    """
 
     num_blocks: int
     block_size: int
+    dtype: str = ""
 
 
 class Engine:
@@ -304,7 +308,7 @@ class Engine:
     @property
     def cache_size(self) -> CacheSize:
         """The size of the K/V cache."""
-        return CacheSize(self._pool.num_blocks, self._pool.block_size)
+        return CacheSize(self._pool.num_blocks, self._pool.block_size, self.runner.cache_dtype)
 
     def stats(self) -> EngineStats:
         """Return the gauges and counters as of now."""

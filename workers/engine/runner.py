@@ -56,6 +56,11 @@ class Runner(Protocol):
         """Memory of the cache in bytes, 0 without one; None if unknown."""
         ...
 
+    @property
+    def cache_dtype(self) -> str:
+        """Type of the numbers in the cache; empty if it holds none."""
+        ...
+
     def launch(self, chunks: Sequence[Chunk]) -> LaunchedStep:
         """Start a step without waiting for it.
 
@@ -135,6 +140,10 @@ class StepwiseRunner(ABC):
     @property
     def cache_bytes(self) -> int | None:
         return None
+
+    @property
+    def cache_dtype(self) -> str:
+        return ""
 
     def offload_weights(self) -> None:
         """Do nothing: the weights are in the host's memory."""

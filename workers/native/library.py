@@ -36,6 +36,9 @@ KERNEL_SETS: "dict[KernelSet, str]" = {
     "portable": "nothing",
 }
 
+# In the order of the enumeration in src/cache_shape.h; "": the type of the program's products.
+CACHE_FORMATS: tuple[Literal["", "bfloat16", "int8", "fp8"], ...] = ("", "bfloat16", "int8", "fp8")
+
 PANEL_OUTPUTS = 32  # outputs of a weight that are stored together
 GROUP_TOKENS = 16  # tokens of the cache that are stored together
 MAX_HEAD_DIM = 512
@@ -107,7 +110,7 @@ _SIGNATURES = {
     "allocate": ((_LONG,), _POINTER),
     "free": ((_POINTER, _LONG), None),
     "pack": ((_INT, _POINTER, _LONG, _LONG, _LONG, _LONG, _LONG, _LONG, _POINTER), None),
-    "new": ((_INT, _POINTER, _INT, _POINTER, _INT, _INT, _LONG, _INT), _POINTER),
+    "new": ((_INT, _POINTER, _INT, _POINTER, _INT, _INT, _LONG, _INT, _INT), _POINTER),
     "run": ((_INT, _POINTER, _POINTER), _INT),
     "delete": ((_INT, _POINTER), None),
     "quantized_panel_bytes": ((_INT, _LONG), _LONG),

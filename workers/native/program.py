@@ -14,12 +14,14 @@ from torch import nn
 
 from headrace.protocol.config import Quantization
 from headrace.workers.attention.backend import AttentionBatch, Span
+from headrace.workers.attention.cache_dtype import CacheDtype
 from headrace.workers.native.activations import ACTIVATIONS
 from headrace.workers.native.adapter_slots import AdaptedLinear, LayerSlice, NativeAdapterSlots
 from headrace.workers.native.experts.packing import PackedExperts
 from headrace.workers.native.graph import NotStatic
 from headrace.workers.native.instructions import Lowered, Op, Operand
 from headrace.workers.native.library import (
+    CACHE_FORMATS,
     GROUP_TOKENS,
     MAX_EXPERTS,
     MAX_HEAD_DIM,
@@ -91,8 +93,7 @@ class CompiledProgram:
         self.dtype = plan.dtype
         self.is_bf16 = plan.dtype == torch.bfloat16
         self.threads = threads
-        # Bytes of one token in the cache.
-        self.token_bytes = sum(layer.elements for layer in plan.layers) * plan.dtype.itemsize
+        self.layers = plan.layers
         self.tables = lowered.tables
         self.calls = plan.tables
         self.vocab_size = plan.vocab_size
@@ -128,9 +129,14 @@ class CompiledProgram:
         """Return empty slots for LoRA adapters."""
         return NativeAdapterSlots(self.adapted, self._shapes, num_slots)
 
-    def start(self, num_blocks: int, block_size: int) -> "Program":
-        """Return a program with a cache of its own. Raises MemoryError if there is no memory."""
-        return Program(self, num_blocks, block_size)
+    def start(
+        self, num_blocks: int, block_size: int, cache_dtype: CacheDtype | None = None
+    ) -> "Program":
+        """Return a program with a cache of its own, of the model's dtype unless another is given.
+
+        Raises MemoryError if there is no memory.
+        """
+        return Program(self, num_blocks, block_size, cache_dtype)
 
     def _plan_weight(self, op: Op) -> PackedWeight | PackedExperts | None:
         if op.kind in ("experts_up", "experts_down"):
@@ -232,7 +238,13 @@ class Program:
     block_size must be a multiple of 16.
     """
 
-    def __init__(self, compiled: CompiledProgram, num_blocks: int, block_size: int) -> None:
+    def __init__(
+        self,
+        compiled: CompiledProgram,
+        num_blocks: int,
+        block_size: int,
+        cache_dtype: CacheDtype | None = None,
+    ) -> None:
         assert block_size % GROUP_TOKENS == 0
         library = require_kernels()
         self._compiled = compiled
@@ -241,6 +253,7 @@ class Program:
         self._handle = library.new(
             compiled.is_bf16, compiled.instructions, len(compiled.instructions), compiled.buffers,
             len(compiled.buffers), compiled.threads, num_blocks, block_size,
+            _cache_format(cache_dtype, compiled.dtype),
         )  # fmt: skip
         if not self._handle:
             raise MemoryError("no memory for the cache")
@@ -339,6 +352,13 @@ def _packed_by_weight(
         parts = op.data["parts"]
         if len(parts) == 1 and not parts[0]["transposed"] and "first" not in parts[0]:
             yield id(parts[0]["weight"]), weight
+
+
+def _cache_format(cache_dtype: CacheDtype | None, dtype: torch.dtype) -> int:
+    """Return the number of a cache's format."""
+    if cache_dtype is None or cache_dtype == str(dtype).removeprefix("torch."):
+        return 0
+    return [str(name) for name in CACHE_FORMATS].index(cache_dtype)
 
 
 def _check_sizes(lowered: Lowered) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from headrace.workers.attention.backend import AttentionBatch
+from headrace.workers.attention.cache_dtype import CacheDtype, choose_cache_dtype, token_bytes
 from headrace.workers.engine.runner import StepwiseRunner
 from headrace.workers.lora.adapter_files import LinearShape
 from headrace.workers.lora.store import AdapterStore
@@ -23,6 +24,7 @@ class NativeRunner(StepwiseRunner):
     """A compiled model with its cache.
 
     vocab_size: token ids are below it; further rows of the head are cut from the logits.
+    cache_dtype: of the cache; None: the model's.
     slots: for LoRA adapters; None: the model has none.
 
     Raises MemoryError if there is no memory for the cache.
@@ -38,15 +40,17 @@ class NativeRunner(StepwiseRunner):
         max_model_len: int,
         num_blocks: int,
         block_size: int,
+        cache_dtype: CacheDtype | None = None,
         slots: NativeAdapterSlots | None = None,
     ) -> None:
         self.vocab_size = vocab_size
         self.max_model_len = max_model_len
         self.num_blocks = num_blocks
         self.block_size = block_size
+        self._cache_dtype = cache_dtype or choose_cache_dtype("auto", compiled.dtype)
         self._compiled = compiled
         self._slots = slots
-        self._program: Program | None = compiled.start(num_blocks, block_size)
+        self._program: Program | None = compiled.start(num_blocks, block_size, self._cache_dtype)
 
     @property
     def weight_bytes(self) -> int:
@@ -56,7 +60,11 @@ class NativeRunner(StepwiseRunner):
     @property
     def cache_bytes(self) -> int:
         tokens = 0 if self._program is None else self.num_blocks * self.block_size
-        return tokens * self._compiled.token_bytes
+        return tokens * token_bytes(self._compiled.layers, self._cache_dtype)
+
+    @property
+    def cache_dtype(self) -> str:
+        return self._cache_dtype
 
     def release_cache(self) -> None:
         self._program = None
@@ -65,7 +73,9 @@ class NativeRunner(StepwiseRunner):
 
     def restore_cache(self) -> None:
         if self._program is None:
-            self._program = self._compiled.start(self.num_blocks, self.block_size)
+            self._program = self._compiled.start(
+                self.num_blocks, self.block_size, self._cache_dtype
+            )
 
     @property
     def adapter_layers(self) -> dict[str, LinearShape]:

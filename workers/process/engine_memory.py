@@ -88,6 +88,7 @@ class _Dropped(StepwiseRunner):
         self.block_size = runner.block_size
         self.default_step_tokens = runner.default_step_tokens
         self.overlaps = runner.overlaps
+        self._cache_dtype = runner.cache_dtype
 
     def run(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
         raise RuntimeError("the weights have been dropped")
@@ -99,6 +100,10 @@ class _Dropped(StepwiseRunner):
     @property
     def cache_bytes(self) -> int:
         return 0
+
+    @property
+    def cache_dtype(self) -> str:
+        return self._cache_dtype
 
     def release_cache(self) -> None:
         """Do nothing: it has none."""

@@ -18,7 +18,7 @@ _STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 _PREEMPTIONS = (0, 1, 2, 3, 5, 10, 20)
 _REASONS = ("capacity", "deferred")
 _SLEEP_STATES = ("awake", "weights_offloaded", "discard_all")
-_CACHE_LABELS = ("block_size", "num_gpu_blocks")
+_CACHE_LABELS = ("block_size", "num_gpu_blocks", "cache_dtype")
 
 
 class WorkerMetrics:
@@ -95,7 +95,7 @@ class WorkerMetrics:
 
     def show_cache(self, cache: CacheSize) -> None:
         """Show the size of the K/V cache, when the worker is ready."""
-        labels = *self._labels, str(cache.block_size), str(cache.num_blocks)
+        labels = *self._labels, str(cache.block_size), str(cache.num_blocks), cache.dtype
         self._cache_info.labels(*labels).set(1)
 
     def show_sleep(self, state: WorkerStatus, level: int) -> None:

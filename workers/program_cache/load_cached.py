@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from headrace.protocol.config import EngineConfig
+from headrace.workers.attention.cache_dtype import choose_cache_dtype
 from headrace.workers.load_options import choose_length, threads_of
 from headrace.workers.native.library import require_kernels
 from headrace.workers.native.program import CompiledProgram
@@ -72,8 +73,9 @@ def _make_runner(
     freed_bytes: int,
 ) -> NativeRunner:
     device = torch.device("cpu")
+    cache_dtype = choose_cache_dtype(config.kv_cache_dtype, compiled.dtype)
     num_blocks = choose_num_blocks(
-        config, cached.plan.layers, compiled.dtype, device, length, workers_on_host,
+        config, cached.plan.layers, cache_dtype, device, length, workers_on_host,
         freed_bytes=freed_bytes,
     )  # fmt: skip
     return NativeRunner(
@@ -82,5 +84,6 @@ def _make_runner(
         max_model_len=length,
         num_blocks=num_blocks,
         block_size=config.block_size,
+        cache_dtype=cache_dtype,
         slots=compiled.new_adapter_slots(config.max_loras) if config.enable_lora else None,
     )

@@ -8,6 +8,7 @@ import torch
 from headrace.protocol.common.host.limits import available_memory
 from headrace.protocol.config import EngineConfig
 from headrace.workers.attention.backend import KVLayerShape
+from headrace.workers.attention.cache_dtype import CacheDtype, token_bytes
 from headrace.workers.errors import ModelUnsupported
 
 log = logging.getLogger("headrace.worker")
@@ -22,7 +23,7 @@ _GATHERED_LAYERS = 2
 def choose_num_blocks(
     config: EngineConfig,
     layers: Sequence[KVLayerShape],
-    dtype: torch.dtype,
+    cache_dtype: CacheDtype,
     device: torch.device,
     max_model_len: int,
     workers_on_host: int,
@@ -41,8 +42,7 @@ def choose_num_blocks(
 
     Raises ModelUnsupported if one request of max_model_len does not fit.
     """
-    token_bytes = sum(layer.elements for layer in layers) * dtype.itemsize
-    block_bytes = token_bytes * config.block_size
+    block_bytes = token_bytes(layers, cache_dtype) * config.block_size
     blocks_per_request = -(-max_model_len // config.block_size)
     free, by = config.kv_cache_bytes, ""
     if free is None and device.type == "cuda":

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 
 from headrace.workers.attention.backend import BackendFactory
+from headrace.workers.attention.cache_dtype import CacheDtype
 from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.attention.sdpa import SdpaBackend
 from headrace.workers.attention.varlen import PAGE_SIZE, VarlenBackend
@@ -43,12 +44,15 @@ def choose_backend(
     device: torch.device,
     block_size: int,
     attention: VarlenAttention = torch_varlen,
+    cache_dtype: CacheDtype | None = None,
 ) -> BackendChoice:
     """Return the fastest backend on this device that supports all the model's layers.
 
     block_size: as configured; rounded up to a multiple that the kernel's pages require.
+    cache_dtype: of the cache, on a CPU; None: the model's.
     """
-    plain = BackendChoice("SDPA over gathered keys", SdpaBackend, block_size)
+    make = partial(SdpaBackend, cache_dtype=cache_dtype)
+    plain = BackendChoice("SDPA over gathered keys", make, block_size)
     if not _supports_flash_attention(device) or not supports_varlen(hook, dtype):
         return plain
     return choose_varlen(hook, dtype, device, block_size, attention) or plain

@@ -7,6 +7,7 @@ import torch
 from transformers.modeling_utils import PreTrainedModel
 
 from headrace.workers.attention.backend import BackendFactory, Span
+from headrace.workers.attention.cache_dtype import CacheDtype
 from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.attention.varlen import VarlenBackend
 from headrace.workers.engine.runner import PENDING_TOKEN
@@ -41,6 +42,7 @@ class DeviceRunner(ModelRunner):
         num_blocks: int,
         block_size: int,
         make_backend: BackendFactory,
+        cache_dtype: CacheDtype | None = None,
         slots: "AdapterSlots | None" = None,
     ) -> None:
         super().__init__(
@@ -50,6 +52,7 @@ class DeviceRunner(ModelRunner):
             num_blocks=num_blocks,
             block_size=block_size,
             make_backend=make_backend,
+            cache_dtype=cache_dtype,
             slots=slots,
         )
         self._graphs: DecodeGraphs | None = None

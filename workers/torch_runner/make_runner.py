@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from transformers.modeling_utils import PreTrainedModel
 
+from headrace.workers.attention.cache_dtype import CacheDtype
 from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.engine.runner import Runner
 from headrace.workers.torch_runner.choose_backend import BackendChoice
@@ -28,12 +29,14 @@ def make_torch_runner(
     max_model_len: int,
     num_blocks: int,
     speculates: bool = False,
+    cache_dtype: CacheDtype | None = None,
     slots: "AdapterSlots | None" = None,
 ) -> ModelRunner:
     """Make a runner on torch's operations with an empty cache of num_blocks blocks.
 
     slots: for LoRA adapters; None: the model has none.
     speculates: chunks may hold drafts, for which steps cannot overlap.
+    cache_dtype: of the cache; None: the model's.
     """
     kind = DeviceRunner if choice.overlaps and not speculates else ModelRunner
     return kind(
@@ -43,6 +46,7 @@ def make_torch_runner(
         num_blocks=num_blocks,
         block_size=choice.block_size,
         make_backend=choice.make,
+        cache_dtype=cache_dtype,
         slots=slots,
     )
 

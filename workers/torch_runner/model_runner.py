@@ -9,6 +9,7 @@ import torch
 from transformers.modeling_utils import PreTrainedModel
 
 from headrace.workers.attention.backend import AttentionBackend, AttentionBatch, BackendFactory
+from headrace.workers.attention.cache_dtype import CacheDtype, choose_cache_dtype, token_bytes
 from headrace.workers.attention.hook import AttentionHook, vocab_rows
 from headrace.workers.attention.sdpa import SdpaBackend
 from headrace.workers.engine.runner import StepwiseRunner
@@ -31,6 +32,7 @@ _GPU_STEP_TOKENS = 8192
 class ModelRunner(StepwiseRunner):
     """A model with its cache; see headrace.workers.engine.runner.Runner.
 
+    cache_dtype: of the cache that make_backend makes; None: the model's.
     slots: for LoRA adapters; None: the model has none.
     """
 
@@ -43,6 +45,7 @@ class ModelRunner(StepwiseRunner):
         num_blocks: int,
         block_size: int,
         make_backend: BackendFactory = SdpaBackend,
+        cache_dtype: CacheDtype | None = None,
         slots: "AdapterSlots | None" = None,
     ) -> None:
         self.vocab_size: int = vocab_rows(model)
@@ -54,6 +57,7 @@ class ModelRunner(StepwiseRunner):
         self._model = model
         self._device = model.device
         self._hook, self._make_backend = hook, make_backend
+        self._cache_dtype = cache_dtype or choose_cache_dtype("auto", model.dtype)
         self._slots = slots
         self._is_offloaded = False
         self._backend: AttentionBackend | None = None
@@ -67,8 +71,11 @@ class ModelRunner(StepwiseRunner):
     @property
     def cache_bytes(self) -> int:
         tokens = 0 if self._backend is None else self.num_blocks * self.block_size
-        elements = sum(layer.elements for layer in self._hook.layers)
-        return tokens * elements * self._model.dtype.itemsize
+        return tokens * token_bytes(self._hook.layers, self._cache_dtype)
+
+    @property
+    def cache_dtype(self) -> str:
+        return self._cache_dtype
 
     def release_cache(self) -> None:
         self._backend = self._hook.backend = None

@@ -78,7 +78,6 @@ def test_limits_of_connections(server: Server) -> None:
     [
         "--enable-chunked-prefill",
         "--optimization-level",
-        "--kv-cache-dtype",
         "--compilation-config",
         "--structured-outputs-config.backend",
         "--tensor-parallel-size",

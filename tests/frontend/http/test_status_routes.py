@@ -68,6 +68,7 @@ async def test_verbose_health_names_groups_and_workers(
     assert (group["name"], group["models"]) == ("main", ["smol", "smol-alias"])
     assert (group["ready"], group["wanted"]) == (1 if state == "ready" else 0, 1)
     assert group["status"] == overall
+    assert group["kv_cache_dtype"] == "auto"
     assert "/secret" not in json.dumps(body)
     if state is not None:
         assert group["is_crash_loop"]

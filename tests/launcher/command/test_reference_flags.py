@@ -33,6 +33,7 @@ VALUES = {
     "--dtype": "half",
     "--fingerprint-mode": "hash",
     "--gpu-memory-utilization": "0.5",
+    "--kv-cache-dtype": "fp8_e4m3",
     "--log-config-file": str(Path(__file__).with_name("log_config.json")),
     "--log-level": "DEBUG",
     "--lora-modules": "sql=/adapters/sql",
@@ -156,7 +157,7 @@ def test_a_default_that_is_given_is_never_refused(flag: ReferenceFlag) -> None:
         ["--tensor_parallel_size=4"],
         ["--pipeline-parallel-size", "2"],
         ["--load-format", "bitsandbytes"],
-        ["--kv-cache-dtype", "fp8"],
+        ["--mamba-cache-dtype", "float32"],
         ["--runner", "pooling"],
         ["--task", "embed"],
         ["--logprobs-mode", "raw_logits"],
@@ -182,7 +183,7 @@ def test_what_would_change_answers_or_safety_is_refused(words: Sequence[str]) ->
     [
         ["--tensor-parallel-size", "1"],
         ["--load-format", "safetensors"],
-        ["--kv-cache-dtype", "auto"],
+        ["--mamba-cache-dtype", "auto"],
         ["--runner=generate"],
         ["--enable-chunked-prefill"],
         ["--no-enable-chunked-prefill"],
@@ -209,6 +210,10 @@ def test_what_changes_nothing_is_said_in_the_log(words: Sequence[str]) -> None:
     ("words", "said"),
     [
         ("-q awq", "-q (--quantization): must be 'int8', 'int8_dynamic', 'q8_0',"),
+        (
+            "--kv-cache-dtype fp8_e5m2",
+            "--kv-cache-dtype: must be 'auto', 'bfloat16', 'int8' or 'fp8': 'fp8_e5m2'",
+        ),
         ("--data_parallel_size=x", "--data-parallel-size (--workers): must be a whole number: 'x'"),
         ("--workers x", "--workers: must be a whole number: 'x'"),
         ("-tp 2", "-tp (--tensor-parallel-size): a model runs on one device"),
@@ -309,3 +314,20 @@ def test_limits_of_all_workers_together() -> None:
     (group,) = read("--max-num-queued-reqs", "3").groups
     engine = with_shares(group.engine_config(), group, 2)
     assert (engine.max_num_seqs, engine.max_queue_requests) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("auto", "auto"),
+        ("bf16", "bfloat16"),
+        ("bfloat16", "bfloat16"),
+        ("int8_per_token_head", "int8"),
+        ("fp8_e4m3", "fp8"),
+        ("fp8_per_token_head", "fp8"),
+    ],
+)
+def test_names_of_the_types_of_the_cache(name: str, meant: str) -> None:
+    options = read("--kv-cache-dtype", name)
+    assert options.groups[0].engine_config().kv_cache_dtype == meant
+    assert not options.notices

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from headrace.protocol.config import CpuKernels, Dtype, Quantization
+from headrace.protocol.config import CpuKernels, Dtype, KernelSet, Quantization
+from headrace.workers.attention.cache_dtype import CacheDtype
 from headrace.workers.native.program import CompiledProgram
 from tests.workers.native.test_native import SHAPES, blocks_of, load, run, tokens_of
 from tests.workers.processors import needs_kernels, on_each_set, on_slower_sets
@@ -27,18 +28,22 @@ KINDS: list[tuple[Dtype, Quantization | None]] = [
 ]
 
 
-def alone(compiled: CompiledProgram, tokens: list[int], start: int) -> torch.Tensor:
+def alone(
+    compiled: CompiledProgram, tokens: list[int], start: int, cache: CacheDtype | None = None
+) -> torch.Tensor:
     """Logits of the rows from `start` on, of one step for each."""
-    program = compiled.start(300, 16)
+    program = compiled.start(300, 16, cache)
     blocks = blocks_of(len(tokens))
     run(program, [(tokens, 0, start, blocks)])
     rows = range(start, len(tokens))
     return torch.cat([run(program, [(tokens, row, row + 1, blocks)]) for row in rows])
 
 
-def in_company(compiled: CompiledProgram, tokens: list[int], start: int) -> torch.Tensor:
+def in_company(
+    compiled: CompiledProgram, tokens: list[int], start: int, cache: CacheDtype | None = None
+) -> torch.Tensor:
     """The same rows of steps cut elsewhere, each with those of other texts before and behind."""
-    program = compiled.start(300, 16)
+    program = compiled.start(300, 16, cache)
     length = len(tokens)
     blocks = blocks_of(length, 40)
     others = [tokens_of(n, n) for n in (9, 70, 333)]
@@ -62,17 +67,18 @@ def assert_same(
     start: int,
     kind: tuple[Dtype, Quantization | None],
     options: dict[str, Any],
+    cache: CacheDtype | None = None,
     **architecture: Any,
 ) -> None:
     dtype, quantization = kind
     model, hook = load(folder, {**options, "max_position_embeddings": 4096}, dtype, **architecture)
     tokens = tokens_of(length)
     one = CompiledProgram(model, hook, 1, quantization)
-    expected = alone(one, tokens, start)
-    assert torch.equal(in_company(one, tokens, start), expected)
+    expected = alone(one, tokens, start, cache)
+    assert torch.equal(in_company(one, tokens, start, cache), expected)
     three = CompiledProgram(model, hook, 3, quantization)
-    assert torch.equal(alone(three, tokens, start), expected)
-    assert torch.equal(in_company(three, tokens, start), expected)
+    assert torch.equal(alone(three, tokens, start, cache), expected)
+    assert torch.equal(in_company(three, tokens, start, cache), expected)
 
 
 @needs_kernels
@@ -106,4 +112,22 @@ def test_over_parts_of_all_lengths(tmp_path: Path, kind: tuple[Dtype, Quantizati
 @pytest.mark.parametrize("kind", KINDS[:2], ids=str)
 @pytest.mark.parametrize("window", [5, 100, 700])
 def test_with_windows(tmp_path: Path, window: int, kind: tuple[Dtype, Quantization | None]) -> None:
-    assert_same(tmp_path, 901, 880, kind, {"sliding_window": window}, **WINDOW)
+    assert_same(tmp_path, 901, 880, kind, {"sliding_window": window}, None, **WINDOW)
+
+
+@on_each_set
+@pytest.mark.parametrize("cache", ["int8", "fp8"])
+def test_with_caches_of_8_bits(tmp_path: Path, cache: CacheDtype, kernel_set: KernelSet) -> None:
+    assert_same(tmp_path, 301, 290, KINDS[1], SHAPES["deep and odd"], cache)
+
+
+@needs_kernels
+@pytest.mark.parametrize("cache", ["bfloat16", "int8", "fp8"])
+def test_with_other_caches_in_parts_of_all_lengths(tmp_path: Path, cache: CacheDtype) -> None:
+    assert_same(tmp_path, 2400, 2390, KINDS[0], {"num_hidden_layers": 1}, cache)
+
+
+@needs_kernels
+@pytest.mark.parametrize("cache", ["int8", "fp8"])
+def test_with_caches_of_8_bits_and_windows(tmp_path: Path, cache: CacheDtype) -> None:
+    assert_same(tmp_path, 501, 490, KINDS[1], {"sliding_window": 100}, cache, **WINDOW)

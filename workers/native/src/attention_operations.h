@@ -33,7 +33,7 @@ class AttentionOperations : public ExpertOperations<E> {
         float maximum[kMaxTileRows], total[kMaxTileRows * kLanes];
         const PartialSums whole{maximum, total, scratch.values, plan.shape.value_dim};
         if (tile.partial >= 0) {
-            attend_part(i, tile, span, scratch, sums_of_part(plan, tile.partial));
+            attend_part(i, tile, span, scratch, sums_of_part(plan, tile.partial), tile.end);
         } else {
             attend_parts(i, tile, span, scratch, whole);
             store_tile(i, plan, tile, whole);
@@ -50,13 +50,13 @@ class AttentionOperations : public ExpertOperations<E> {
             part.begin = (int)from;
             part.end = (int)std::min<int64_t>(part_end(from), tile.end);
             const bool first = from == tile.begin;
-            attend_part(i, part, span, scratch, first ? all : next);
+            attend_part(i, part, span, scratch, first ? all : next, tile.end);
             if (!first) merge(all, next, tile.rows(), (int)all.stride);
         }
     }
 
     void attend_part(const Instruction& i, const Tile& tile, const Span& span,
-                     const Scratch& scratch, const PartialSums& sums) {
+                     const Scratch& scratch, const PartialSums& sums, int64_t fetch_end) {
         const Plan& plan = plans_[i.sizes[7]];
         std::fill_n(sums.maximum, tile.rows(), kNoScore);
         std::fill_n(sums.total, tile.rows() * kLanes, 0.0f);
@@ -65,9 +65,11 @@ class AttentionOperations : public ExpertOperations<E> {
         const int64_t first = span.context + tile.first / shared + 1;
         const int64_t last = span.context + (tile.first + tile.count - 1) / shared + 1;
         const int64_t common_begin = std::max<int64_t>(tile.begin, window ? last - window : 0);
-        attend<E>({tile, span, plan.shape, plan.sizes, scratch.queries, sums, common_begin,
-                   std::min<int64_t>(first, tile.end)},
-                  block_table_of(span), layers_[i.sizes[5]]);
+        this->with_cache([&](auto cache) {
+            attend<decltype(cache)>({tile, span, plan.shape, plan.sizes, scratch.queries, sums,
+                                     common_begin, std::min<int64_t>(first, tile.end), fetch_end},
+                                    block_table_of(span), layers_[i.sizes[5]]);
+        });
     }
 
     void load_queries(const Instruction& i, const Plan& plan, const Tile& tile, const Span& span,
@@ -75,18 +77,15 @@ class AttentionOperations : public ExpertOperations<E> {
         const int dim = plan.sizes.key_dim, shared = plan.sizes.shared();
         // With a softcap, this factor is applied after the tanh.
         const float log2 = plan.sizes.softcap != 0 ? 1.0f : kLog2OfE;
-        const Floats scaling = splat(plan.sizes.scaling * log2);
-        auto* to = (typename Row::Element*)scratch.queries;
-        const int64_t stride = (int64_t)plan.shape.key_words * E::kPerWord;
+        const float scaling = plan.sizes.scaling * log2;
         for (int q = 0; q < tile.rows(); ++q) {
             const int number = tile.first + q % tile.count, head = tile.head + q / tile.count;
             const float* from = row_of(i.in[0], span.first_row + number / shared) +
                                 (int64_t)(head * shared + number % shared) * i.sizes[6];
-            to[q * stride + stride - 1] = 0;
-            for (int d = 0; d < dim; d += kLanes) {
-                const Mask mask = lanes(d, dim);
-                Row::store(to + q * stride + d, load(from + d, mask) * scaling, mask);
-            }
+            this->with_cache([&](auto cache) {
+                decltype(cache)::load_query(from, dim, scaling, plan.shape,
+                                            scratch.queries + q * plan.shape.query_words);
+            });
         }
     }
 
@@ -103,13 +102,15 @@ class AttentionOperations : public ExpertOperations<E> {
     void store_queries(const Instruction& i, const Plan& plan, const Tile& tile,
                        const PartialSums& sums) {
         const int dim = plan.sizes.value_dim, shared = plan.sizes.shared();
+        const float output_factor =
+            this->with_cache([](auto cache) { return decltype(cache)::kOutputFactor; });
         for (int q = 0; q < tile.rows(); ++q) {
             const int number = tile.first + q % tile.count, head = tile.head + q / tile.count;
             const int64_t row = spans()[tile.span].first_row + number / shared;
             const int64_t first = (int64_t)(head * shared + number % shared) * dim;
             auto* to = this->template out_row<Out>(i, row, first);
             const float sink = i.data[0] ? sink_of(i, head * shared + number % shared, sums, q) : 0;
-            const Floats scale = splat(1.0f / (sums.total_of(q) + sink));
+            const Floats scale = splat(output_factor / (sums.total_of(q) + sink));
             for (int d = 0; d < dim; d += kLanes) {
                 const Mask mask = lanes(d, dim);
                 Out::store(to + d, load(sums.values + q * sums.stride + d, mask) * scale, mask);

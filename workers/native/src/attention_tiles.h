@@ -56,7 +56,7 @@ inline void split_long_tiles(Plan& plan, int64_t total, int threads) {
 // and values stay in the processor's cache for the next tile.
 inline int heads_together(const Plan& plan, int queries) {
     if (queries > kTileQueries) return 1;
-    const int widest = std::max((int)plan.shape.query_words(), plan.shape.value_dim);
+    const int widest = std::max(plan.shape.query_words, plan.shape.value_dim);
     const int rows = std::min(kMaxTileRows, kTileQueries * kMaxDim / widest);
     return std::min(plan.sizes.kv_heads, rows / queries);
 }

@@ -14,8 +14,8 @@ template <class E>
 class Program : AttentionOperations<E> {
   public:
     Program(const Instruction* list, int count, const Buffer* buffers, int num_buffers, int threads,
-            int64_t num_blocks, int block_size)
-        : Base(buffers, num_buffers, threads, block_size),
+            int64_t num_blocks, int block_size, CacheFormat cache_format)
+        : Base(buffers, num_buffers, threads, block_size, cache_format),
           instructions_(list, list + count),
           threads_(threads),
           progress_(count) {
@@ -225,13 +225,16 @@ HEADRACE_EXPORT void headrace_pack(int32_t bf16, const void* weight, int64_t out
 
 HEADRACE_EXPORT void* headrace_new(int32_t bf16, const Instruction* list, int32_t count,
                                    const Buffer* buffers, int32_t num_buffers, int32_t threads,
-                                   int64_t num_blocks, int32_t block_size) {
+                                   int64_t num_blocks, int32_t block_size,
+                                   int32_t cache_format) {
+    const auto format = (CacheFormat)cache_format;
     try {
         if (bf16) {
             return new Program<Bf16>(list, count, buffers, num_buffers, threads, num_blocks,
-                                     block_size);
+                                     block_size, format);
         }
-        return new Program<F32>(list, count, buffers, num_buffers, threads, num_blocks, block_size);
+        return new Program<F32>(list, count, buffers, num_buffers, threads, num_blocks, block_size,
+                                format);
     } catch (const std::bad_alloc&) {
         return nullptr;
     }

@@ -176,13 +176,16 @@ class RowOperations : public State<E> {
         const int64_t token = span.context + row - span.first_row;
         uint32_t* group = layers_[i.sizes[5]] +
                           this->block_table_of(span).group_of(token) * shape.group();
-        store_token<E>(token % kGroup, row_of(i.in[0], row), row_of(i.in[1], row), i.sizes[2],
-                       i.sizes[3], i.sizes[6], i.sizes[7], shape, group);
         const bool is_last = row + 1 == span.first_row + span.num_rows;
         const bool begun_here = token / kGroup * kGroup >= span.context;
-        if (is_last && begun_here && token % kGroup + 1 < kGroup) {
-            clear_values<E>(token % kGroup + 1, shape, group);
-        }
+        const bool clears = is_last && begun_here && token % kGroup + 1 < kGroup;
+        this->with_cache([&](auto cache) {
+            using Cache = decltype(cache);
+            store_token<Cache>({token % kGroup, row_of(i.in[0], row), row_of(i.in[1], row),
+                                i.sizes[2], i.sizes[3], i.sizes[6], i.sizes[7]},
+                               shape, group);
+            if (clears) clear_values<Cache>(token % kGroup + 1, shape, group);
+        });
     }
 
     // in: a, and b or none. sizes: size, 1 to multiply, activation, 1 if data[0] holds b for all

@@ -10,6 +10,7 @@
 #include "memory.h"
 #include "program.h"
 #include "quantized.h"
+#include "store_token.h"
 
 namespace headrace {
 
@@ -29,11 +30,13 @@ class State {
     using Element = typename E::Element;
     using Row = typename E::Row;
 
-    State(const Buffer* buffers, int num_buffers, int num_threads, int block_size)
+    State(const Buffer* buffers, int num_buffers, int num_threads, int block_size,
+          CacheFormat cache_format)
         : buffers_(buffers, buffers + num_buffers),
           starts_(num_buffers),
           scratch_(num_threads),
-          block_size_(block_size) {}
+          block_size_(block_size),
+          cache_format_(cache_format) {}
 
     // Allocates the buffers one after another, each with the step's number of rows.
     void allocate_buffers() {
@@ -104,15 +107,35 @@ class State {
                 i.sizes[4], i.numbers[0], i.numbers[1]};
     }
 
-    static CacheShape shape_of(const AttentionSizes& sizes) {
-        return {sizes.kv_heads, (sizes.key_dim + E::kPerWord - 1) / E::kPerWord,
-                (int)round_up(sizes.value_dim, kLanes), E::kPerWord, E::kParts};
+    // Calls a function with an object of the cache's type.
+    template <class Run>
+    auto with_cache(const Run& run) const {
+        switch (cache_format_) {
+            case kInt8Cache:
+                return run(Int8Cache());
+            case kFp8Cache:
+                return run(FloatCache<Fp8>());
+            case kBf16Cache:
+                return run(FloatCache<Bf16>());
+            default:
+                return run(FloatCache<E>());
+        }
+    }
+
+    CacheShape shape_of(const AttentionSizes& sizes) const {
+        return with_cache([&](auto cache) -> CacheShape {
+            using Cache = decltype(cache);
+            const int words = (sizes.key_dim + Cache::kPerWord - 1) / Cache::kPerWord;
+            return {sizes.kv_heads, words, (int)round_up(sizes.value_dim, kLanes), Cache::kPerWord,
+                    Cache::query_words(words)};
+        });
     }
 
     std::vector<Buffer> buffers_;
     std::vector<int64_t> starts_;
     std::vector<Scratch> scratch_;
     int block_size_;
+    CacheFormat cache_format_;
     int32_t max_experts_ = 0;  // of a layer
     Memory arena_;
     std::vector<uint32_t*> layers_;  // the cache of each layer
