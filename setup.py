@@ -16,7 +16,7 @@ SOURCES = [f"workers/native/src/{name}.cpp" for name in ("program", "draw", "qua
 # Contraction of products and sums differs between places where the same function is inlined, and
 # so would results; where sums are to be fused, the sources say so.
 FLAGS = [
-    "-std=c++17", "-O3", "-pthread", "-ffp-contract=off", "-fvisibility=hidden",
+    "-std=c++17", "-O3", "-g0", "-pthread", "-ffp-contract=off", "-fvisibility=hidden",
     "-Wno-maybe-uninitialized", "-Wno-uninitialized", "-Wno-psabi",  # of GCC's own headers
 ]  # fmt: skip
 AVX2 = ["-mavx2", "-mfma", "-mf16c", "-mpopcnt", "-DHEADRACE_AVX2"]
@@ -55,7 +55,7 @@ decoder = Extension(
     sources=[f"workers/quantized/src/{name}.cpp" for name in ("decode", "pack")],
     depends=["workers/quantized/src/blocks.h"],
     # Products and sums must be rounded one by one: see the source.
-    extra_compile_args=["-std=c++17", "-O3", "-ffp-contract=off"],
+    extra_compile_args=["-std=c++17", "-O3", "-g0", "-ffp-contract=off"],
     optional=True,
 )
 sets = {**BY_MACHINE.get(platform.machine(), {}), "portable": []}

@@ -70,9 +70,7 @@ def load_runner(
     Raises ModelUnsupported, with one line for the operator, if the model cannot be served.
     """
     adopt_library_loggers()  # transformers, imported by now, has a handler of its own
-    device = choose_device(config.device)
-    if device.type != "cpu" and config.kv_cache_dtype != "auto":
-        raise ModelUnsupported("kv_cache_dtype is for CPUs: leave it out, or use device cpu")
+    device = _device_for(config)
     threads = threads_of(config, workers_on_host)
     torch.set_num_threads(threads)
     shared = (
@@ -128,6 +126,13 @@ def load_runner(
         with phases.phase("compile"):
             capture_graphs(runner, hook, choice, log, **limits)
     return runner
+
+
+def _device_for(config: EngineConfig) -> torch.device:
+    device = choose_device(config.device)
+    if device.type != "cpu" and config.kv_cache_dtype != "auto":
+        raise ModelUnsupported("kv_cache_dtype is for CPUs: leave it out, or use device cpu")
+    return device
 
 
 def _expand(

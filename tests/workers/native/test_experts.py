@@ -185,6 +185,19 @@ def test_whatever_the_batch_the_cuts_and_the_threads(
 
 
 @on_each_set
+def test_threads_that_lag_behind(tmp_path: Path) -> None:
+    """A thread that was suspended comes back when others are layers ahead, where other experts are
+    in use: with many more threads than processors that happens all the time."""
+    options = {**QWEN3_OPTIONS, "num_local_experts": 40, "num_hidden_layers": 6}
+    model, hook = load(tmp_path, options, **QWEN3)
+    tokens, blocks = tokens_of(8), blocks_of(8)
+    expected = run(CompiledProgram(model, hook, 1).start(1, 16), [(tokens, 0, 8, blocks)])
+    program = CompiledProgram(model, hook, 12).start(1, 16)
+    for _ in range(150):
+        assert torch.equal(run(program, [(tokens, 0, 8, blocks)]), expected)
+
+
+@on_each_set
 @pytest.mark.parametrize("kind", KINDS[:2], ids=str)
 @pytest.mark.parametrize("name", ["gpt_oss", "deepseek_v3"])
 def test_sinks_and_latent_keys_in_any_batch(

@@ -43,7 +43,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 def blocks(utilization: float, activation_blocks: int = 0, **options: Any) -> int:
     config = EngineConfig(memory_utilization=utilization, max_num_seqs=10_000, **options)
     activation_bytes = activation_blocks * BLOCK_BYTES
-    return choose_num_blocks(config, LAYERS, torch.float32, CUDA, 16, 1, activation_bytes)
+    return choose_num_blocks(config, LAYERS, "float32", CUDA, 16, 1, activation_bytes)
 
 
 def test_half_of_a_card_is_the_same_beside_another_worker(card: SimpleNamespace) -> None:
@@ -113,7 +113,7 @@ def small_runner(folder: Path) -> ModelRunner:
 def test_what_a_predecessor_gives_back_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
     free = Limit(1000 * BLOCK_BYTES, "a test")
     monkeypatch.setattr(cache_size, "available_memory", lambda: free)
-    sizes = LAYERS, torch.float32, torch.device("cpu"), 16, 2
+    sizes = LAYERS, "float32", torch.device("cpu"), 16, 2
     config = EngineConfig(max_num_seqs=10_000)
     assert choose_num_blocks(config, *sizes) == 200
     assert choose_num_blocks(config, *sizes, freed_bytes=500 * BLOCK_BYTES) == 300

@@ -110,10 +110,15 @@ class ExpertOperations : public LinearOperations<E> {
     // Of both products: sizes, numbers and data as for a linear layer, but for sizes[6], the cache
     // lines from the weights of one expert to those of the next. Biases follow each other in whole
     // panels. Rows of in[0] and in[1], and of `out` of the first, are pairs.
-    int up_tasks(const Instruction& i) const { return (int)runs_.size() * tasks_of_expert(i); }
+    // The number of tasks must be the same all through the step, not depend on `runs_`: a thread
+    // that was suspended may ask for it when others are at the next layer's experts.
+    int up_tasks(const Instruction& i, int pairs) const {
+        return std::min(pairs, max_experts_) * tasks_of_expert(i);
+    }
 
     void experts_up(const Instruction& i, int task, Scratch& scratch) {
         const int tasks = tasks_of_expert(i), each = this->panels_per_task(i);
+        if (task / tasks >= (int)runs_.size()) return;
         const ExpertRun& run = runs_[task / tasks];
         const Instruction one = of_expert(i, run);
         const int first = task % tasks * each;

@@ -112,7 +112,7 @@ class Program : AttentionOperations<E> {
             case kSortPairs:
                 return rows > 0;
             case kExpertsUp:
-                return this->up_tasks(instruction);
+                return this->up_tasks(instruction, rows);
             case kExpertsDown:
                 return this->down_tasks(instruction, rows);
             default:  // rows, in as many parts as keep all threads busy
