@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from headrace.protocol.common.host.limits import Limit
 from headrace.protocol.config import EngineConfig
 from headrace.workers.attention.backend import KVLayerShape
+from headrace.workers.attention.cache_dtype import CacheDtype
 from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.errors import ModelUnsupported
 from headrace.workers.sequence.sequence import Chunk, ChunkResult
@@ -113,7 +114,8 @@ def small_runner(folder: Path) -> ModelRunner:
 def test_what_a_predecessor_gives_back_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
     free = Limit(1000 * BLOCK_BYTES, "a test")
     monkeypatch.setattr(cache_size, "available_memory", lambda: free)
-    sizes = LAYERS, "float32", torch.device("cpu"), 16, 2
+    dtype: CacheDtype = "float32"
+    sizes = LAYERS, dtype, torch.device("cpu"), 16, 2
     config = EngineConfig(max_num_seqs=10_000)
     assert choose_num_blocks(config, *sizes) == 200
     assert choose_num_blocks(config, *sizes, freed_bytes=500 * BLOCK_BYTES) == 300
