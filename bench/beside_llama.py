@@ -20,6 +20,7 @@ import asyncio
 import contextlib
 import os
 import random
+import signal
 import socket
 import statistics
 import subprocess
@@ -172,6 +173,7 @@ def main() -> None:
     add("--requests-per-stream", type=int, default=1, help="in each round, at least 4 in all")
     add("--no-prompts", action="store_true", help="leave out prompts and turns")
     given, flags = parser.parse_known_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the servers end, too
     slots = ["-np", "64", "-c", "16384", "--no-cache-prompt", "-no-kvu"]
     with headrace(given.model, given.threads, flags) as ours:
         if given.streams:
