@@ -3,6 +3,7 @@
 import gc
 import importlib.util
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -31,6 +32,10 @@ _load_bench()
 # An example may take any time: how long depends on what else the machine does.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+# What a shell runs in the background ignores Ctrl-C, and so would all that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:
