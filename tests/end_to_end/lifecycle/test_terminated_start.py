@@ -64,7 +64,8 @@ def test_an_interrupt_while_modules_are_loaded_is_quiet(
         process = start.begin()
         wait_for(lambda: f"headrace.{module}\n" in start.log, "it is loading")
         process.send_signal(signal.SIGINT)
-        assert process.wait(ENDS_WITHIN_S) in (130, -signal.SIGINT), start.log
+        # 0: the pool had begun to start meanwhile, and was stopped in good order.
+        assert process.wait(ENDS_WITHIN_S) in (0, 130, -signal.SIGINT), start.log
         check_gone(start)
     finally:
         start.stop()
