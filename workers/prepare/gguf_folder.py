@@ -114,12 +114,14 @@ def _with_experts(config: Any, header: GGUFHeader) -> Any:
 
 
 def _set_of_gpt_oss(config: Any, header: GGUFHeader) -> None:
-    """Set what transformers (5.24) fails to read of gpt-oss: its window, and what its rotary
-    embedding is scaled by."""
+    """Set what transformers (5.24) fails to read of gpt-oss: its window, and whether and by what its
+    rotary embedding is scaled."""
     if header.architecture != "gpt-oss":
         return
     window = header.metadata.get("gpt-oss.attention.sliding_window")
     config.sliding_window = window or config.sliding_window
+    if f"{_UNREADABLE}factor" not in header.metadata:  # the class's default would scale them
+        config.rope_parameters = {**config.rope_parameters, "rope_type": "default"}
     names = {"factor": "factor", "original_context_length": "original_max_position_embeddings"}
     for key, name in names.items():
         value = header.metadata.get(f"{_UNREADABLE}{key}")

@@ -72,6 +72,16 @@ def test_it_computes_what_the_folder_holds(tmp_path: Path, name: str) -> None:
     torch.testing.assert_close(logits(model), logits(expected), rtol=0, atol=5e-3)
 
 
+def test_a_gpt_oss_file_without_scaled_positions(tmp_path: Path) -> None:
+    """transformers would scale them all the same: its configuration's default does."""
+    plain = {"rope_type": "default", "rope_theta": 10000.0}
+    file, folder = tmp_path / "model.gguf", tmp_path / "model"
+    expected = save_tiny_gguf(file, "gpt-oss", "q8_0", rope_parameters=plain)
+    write_gguf_folder(file, folder)
+    model = loaded(folder)
+    torch.testing.assert_close(logits(model), logits(expected), rtol=0, atol=5e-3)
+
+
 @needs_kernels
 @on_each_set
 @pytest.mark.parametrize("name", MODELS)
