@@ -114,8 +114,8 @@ def _with_experts(config: Any, header: GGUFHeader) -> Any:
 
 
 def _set_of_gpt_oss(config: Any, header: GGUFHeader) -> None:
-    """Set what transformers (5.24) fails to read of gpt-oss: its window, and whether and by what its
-    rotary embedding is scaled."""
+    """Set what transformers (5.24) fails to read of gpt-oss: its window, and whether and by what
+    its rotary embedding is scaled."""
     if header.architecture != "gpt-oss":
         return
     window = header.metadata.get("gpt-oss.attention.sliding_window")
