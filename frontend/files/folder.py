@@ -132,13 +132,15 @@ def flush_folder(folder: Path) -> None:
 
 def _volume(path: Path) -> str:
     """Return the id of the folder; the first process that comes chooses it."""
+    with contextlib.suppress(FileNotFoundError):
+        return path.read_text()  # needs no space on the disk
     made = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-    made.write_text(secrets.token_hex(16))
     try:
+        made.write_text(secrets.token_hex(16))
         with contextlib.suppress(FileExistsError):
             os.link(made, path)  # whole or not at all, and never over another's
     finally:
-        made.unlink()
+        made.unlink(missing_ok=True)
     return path.read_text()
 
 

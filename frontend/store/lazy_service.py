@@ -5,10 +5,14 @@ must serve before that, and streams must continue meanwhile.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 from headrace.frontend.critical_task import spawn_critical
+from headrace.frontend.limited_log import LimitedLog
+
+_limited = LimitedLog(logging.getLogger("headrace.frontend.store"))
 
 # How often to check whether another frontend, or an earlier pool, has left work.
 CHECK_S = 1.0
@@ -54,7 +58,10 @@ class LazyService(Generic[S]):
             await self._service.stop()
 
     async def service(self) -> S:
-        """Return the service; load it in a thread at the first call."""
+        """Return the service; load it in a thread at the first call.
+
+        Raises OSError if it cannot be loaded at the moment, as when its disk is full.
+        """
         async with self._lock:
             if self._service is None:
                 service = await asyncio.to_thread(self._load)
@@ -64,6 +71,9 @@ class LazyService(Generic[S]):
 
     async def _load_when_needed(self) -> None:
         while self._service is None:
-            if self._may_have_work():
-                await self.service()
+            try:
+                if self._may_have_work():
+                    await self.service()
+            except OSError as error:  # the work can wait; requests that need no store cannot
+                _limited.warning(f"a store cannot be opened: {error.strerror}")
             await asyncio.sleep(CHECK_S)
