@@ -53,6 +53,7 @@ class FakePool:
 
     fail_after: how many outputs come before `failure` is raised; None: no failure.
     hold_after: how many outputs come before nothing more does, until `release` is set.
+    hold_from: how many streams come before those that are held.
     busy: what requests fail with before they are looked at.
     calls: the admin calls that were made, and their targets. values: what a worker answers, by the
         classes of calls. errors: why they cannot be executed, and of which kind that is.
@@ -65,6 +66,7 @@ class FakePool:
     failure: PoolError | Exception | None = None
     fail_after: int = 0
     hold_after: int | None = None
+    hold_from: int = 0
     busy: PoolBusy | None = None
     reason: FinishReason | None = None
     error: str | None = None
@@ -110,6 +112,7 @@ class FakeStream:
     def __init__(self, pool: FakePool, request: Generate) -> None:
         self.cancelled = False
         self._left = asyncio.Event()
+        self._is_held = len(pool.streams) >= pool.hold_from
         self.request = request
         self._outputs = self._run(pool, request)
 
@@ -143,7 +146,7 @@ class FakeStream:
             await asyncio.sleep(0)
             if pool.failure is not None and number == pool.fail_after:
                 raise pool.failure
-            if number == pool.hold_after:
+            if self._is_held and number == pool.hold_after:
                 await self._released(pool)
                 if self.cancelled:
                     return

@@ -172,13 +172,11 @@ async def test_a_file_of_another_purpose_is_no_input(client: Client) -> None:
 
 
 async def test_cancel_keeps_what_is_done(client: Client, pool: FakePool) -> None:
-    pool.hold_after = None
+    pool.hold_after, pool.hold_from = 1, 20  # those after the first 20 do not end
     batch_id = await created(client, [chat_line(f"line-{n}") for n in range(400)])
     while (await batch(client, batch_id))["request_counts"]["completed"] < 5:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
-    pool.hold_after = 1  # the others do not end
-    before = len(pool.streams)
-    await pool.wait_for_streams(before + 1)
+    await pool.wait_for_streams(21)
     response = await client.post(f"/v1/batches/{batch_id}/cancel")
     assert (await response.get_json())["status"] == "cancelling"
     ended = await wait_for(client, batch_id, timeout_s=5)
