@@ -69,7 +69,7 @@ class Products:
             each.data[0] = start + index * size
             operations.append(each)
         self._list = (CInstruction * count)(*operations)
-        self._handle = kernels.new(True, self._list, count, buffers, 2, threads, 1, 16)
+        self._handle = kernels.new(True, self._list, count, buffers, 2, threads, 1, 16, 0, 0)
         self._step = CStep(rows=rows)
         self.seconds()
 

@@ -30,12 +30,15 @@ class AttentionOptions:
     softcap: scores become softcap * tanh(score / softcap); None: they are not capped.
     sinks: a score for each query head [heads], of a token without a value, which takes its share of
         the weights (Xiao et al., 2023); None: there is none.
+    is_causal: False: a token attends to those after it, too; with a window, to all that are less
+        than `window` away.
     """
 
     scaling: float
     window: int | None = None
     softcap: float | None = None
     sinks: torch.Tensor | None = field(default=None, compare=False)
+    is_causal: bool = True
 
 
 @dataclass(frozen=True, slots=True)

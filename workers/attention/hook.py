@@ -8,7 +8,7 @@ is guessed from a model's configuration.
 
 import itertools
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -25,28 +25,37 @@ _HARMLESS_TENSORS = frozenset({"position_ids", "cache_position"})
 class AttentionHook:
     """The attention of one model, under a name of its own in transformers' registry.
 
+    allows_both_ways: whether layers may attend to later tokens, too.
     layers, options, heads: found by the probe, in the order in which the layers are called; heads
         are the numbers of query heads.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, allows_both_ways: bool = False) -> None:
         self.name = f"headrace_paged_{next(_numbers)}"
         self.layers: list[KVLayerShape] = []
         self.options: list[AttentionOptions] = []
         self.heads: list[int] = []
         self.backend: AttentionBackend | None = None
+        self._allows_both_ways = allows_both_ways
         self._numbers: dict[torch.nn.Module, int] = {}
         _register(self)
 
-    def probe(self, model: PreTrainedModel) -> None:
+    def probe(
+        self, model: PreTrainedModel, run: Callable[[torch.Tensor], object] | None = None
+    ) -> None:
         """Learn the model's attention layers from a forward pass of two tokens.
+
+        run: runs the model on token ids [1, 2]; None: as a generator of tokens.
 
         Raises ModelUnsupported if no layer calls this hook, or if one needs what paged attention
         lacks.
         """
         model.set_attn_implementation(self.name)
         token_ids = torch.zeros((1, 2), dtype=torch.long, device=model.device)
-        model(input_ids=token_ids, position_ids=token_ids, use_cache=False)
+        if run is None:
+            model(input_ids=token_ids, position_ids=token_ids, use_cache=False)
+        else:
+            run(token_ids)
         if not self.layers:
             raise ModelUnsupported(
                 f"{type(model).__name__} does not do its attention through transformers' "
@@ -78,15 +87,21 @@ class AttentionHook:
         sliding_window: int | None = None,
         softcap: float | None = None,
         s_aux: torch.Tensor | None = None,
+        is_causal: bool | None = None,
         **others: Any,
     ) -> tuple[torch.Tensor, None]:
         """Attend: query [1, heads, rows, dim], key and value [1, kv_heads, rows, dim] →
         [1, rows, heads, dim]."""
         if scaling is None:
             scaling = query.shape[-1] ** -0.5
-        options = AttentionOptions(scaling, sliding_window, softcap, s_aux)
+        causal = bool(getattr(module, "is_causal", True)) and is_causal is not False
+        if is_causal is not None and self._allows_both_ways:
+            causal = is_causal
+        options = AttentionOptions(scaling, sliding_window, softcap, s_aux, causal)
         if self.backend is None:
-            _check_call(module, query, key, attention_mask, others)
+            if not (causal or self._allows_both_ways):
+                raise ModelUnsupported("its attention is not causal")
+            _check_call(query, key, attention_mask, others)
             return self._probe_layer(module, query, key, value, options), None
         layer = self._numbers[module]
         rows_query = query[0].transpose(0, 1)
@@ -142,15 +157,12 @@ def attention_of(model: PreTrainedModel, name: str) -> Iterator[None]:
 
 
 def _check_call(
-    module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
     attention_mask: torch.Tensor | None,
     others: dict[str, Any],
 ) -> None:
-    """Check for plain causal self-attention; raises ModelUnsupported for any other."""
-    if not getattr(module, "is_causal", True) or others.get("is_causal") is False:
-        raise ModelUnsupported("its attention is not causal")
+    """Check for plain self-attention; raises ModelUnsupported for any other."""
     if query.shape[2] != key.shape[2]:
         raise ModelUnsupported("it attends to something other than its own tokens")
     if attention_mask is not None:

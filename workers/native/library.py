@@ -90,6 +90,7 @@ class CStep(ctypes.Structure):
         ("adapters", ctypes.c_void_p),
         ("num_slots", ctypes.c_int32),
         ("max_rank", ctypes.c_int32),
+        ("token_types", ctypes.c_void_p),
     )
 
 
@@ -110,7 +111,7 @@ _SIGNATURES = {
     "allocate": ((_LONG,), _POINTER),
     "free": ((_POINTER, _LONG), None),
     "pack": ((_INT, _POINTER, _LONG, _LONG, _LONG, _LONG, _LONG, _LONG, _POINTER), None),
-    "new": ((_INT, _POINTER, _INT, _POINTER, _INT, _INT, _LONG, _INT, _INT), _POINTER),
+    "new": ((_INT, _POINTER, _INT, _POINTER, _INT, _INT, _LONG, _INT, _INT, _INT), _POINTER),
     "run": ((_INT, _POINTER, _POINTER), _INT),
     "delete": ((_INT, _POINTER), None),
     "quantized_panel_bytes": ((_INT, _LONG), _LONG),

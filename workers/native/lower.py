@@ -21,6 +21,7 @@ from headrace.workers.native.library import Operation
 from headrace.workers.native.weight_format import WeightFormat, format_of, order_key
 from headrace.workers.quantized.formats import BLOCK
 
+_LOOKED_UP = ("tokens", "positions", "types")  # as numbered in src/row_operations.h
 _ROUNDED_KINDS = (BufferKind.INT8, BufferKind.ROUNDED)
 
 
@@ -204,7 +205,8 @@ class _Lowering:
         self.tables[node.data["call"], node.data["output"]] = node.width
 
     def _embedding(self, node: Node) -> None:
-        sizes = {0: node.width, 2: int(node.data["of_positions"]), 3: node.data["offset"]}
+        by = _LOOKED_UP.index(node.data["by"])
+        sizes = {0: node.width, 2: by, 3: node.data["offset"]}
         self._op(
             "embed",
             node,

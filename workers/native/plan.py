@@ -11,7 +11,8 @@ from headrace.protocol.common.context_length import context_length
 from headrace.protocol.config import Quantization
 from headrace.workers.attention.backend import KVLayerShape
 from headrace.workers.lora.adapter_files import LinearShape
-from headrace.workers.native.capture import capture
+from headrace.workers.native.capturing.capture import capture
+from headrace.workers.native.capturing.forward_pass import ForwardPass, compute_logits
 from headrace.workers.native.graph import TableCall
 from headrace.workers.native.instructions import Lowered
 from headrace.workers.native.lower import lower
@@ -31,7 +32,7 @@ class ProgramPlan:
     """A lowered model with references to its weights.
 
     layers: shapes of the cache's layers. tables: in the order in which the model computes them.
-    vocab_size: the number of logits of a row.
+    vocab_size: the number of logits of a row, or of what else is computed of it.
     adaptable: names, by the ids of their weights, of the layers that adapters may change.
     shapes: of these layers, by name.
     """
@@ -50,16 +51,18 @@ def plan_program(
     hook: "AttentionHook",
     quantization: Quantization | None = None,
     adaptable: Mapping[str, nn.Module] | None = None,
+    forward: ForwardPass = compute_logits,
 ) -> ProgramPlan:
     """Capture the model and lower it to instructions.
 
     adaptable: the layers that LoRA adapters may change, by name; None: none.
+    forward: what is captured.
 
     Raises NotStatic if the model's forward pass is not one fixed program.
     """
     from headrace.workers.lora.layers import linear_shape  # imports transformers
 
-    graph = rewrite(capture(model, hook))
+    graph = rewrite(capture(model, hook, forward))
     names = {id(layer.weight): name for name, layer in (adaptable or {}).items()}
     per_word = 2 if model.dtype == torch.bfloat16 else 1
     length = context_length(model.config.get_text_config(decoder=True).to_dict()) or _LENGTH

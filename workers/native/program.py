@@ -130,13 +130,21 @@ class CompiledProgram:
         return NativeAdapterSlots(self.adapted, self._shapes, num_slots)
 
     def start(
-        self, num_blocks: int, block_size: int, cache_dtype: CacheDtype | None = None
+        self,
+        num_blocks: int,
+        block_size: int,
+        cache_dtype: CacheDtype | None = None,
+        *,
+        shares_layers: bool = False,
     ) -> "Program":
         """Return a program with a cache of its own, of the model's dtype unless another is given.
 
+        shares_layers: all layers use the same memory, so that no step can read what one before it
+            has written: for sequences that run whole in one step.
+
         Raises MemoryError if there is no memory.
         """
-        return Program(self, num_blocks, block_size, cache_dtype)
+        return Program(self, num_blocks, block_size, cache_dtype, shares_layers)
 
     def _plan_weight(self, op: Op) -> PackedWeight | PackedExperts | None:
         if op.kind in ("experts_up", "experts_down"):
@@ -244,6 +252,7 @@ class Program:
         num_blocks: int,
         block_size: int,
         cache_dtype: CacheDtype | None = None,
+        shares_layers: bool = False,
     ) -> None:
         assert block_size % GROUP_TOKENS == 0
         library = require_kernels()
@@ -253,7 +262,7 @@ class Program:
         self._handle = library.new(
             compiled.is_bf16, compiled.instructions, len(compiled.instructions), compiled.buffers,
             len(compiled.buffers), compiled.threads, num_blocks, block_size,
-            _cache_format(cache_dtype, compiled.dtype),
+            _cache_format(cache_dtype, compiled.dtype), shares_layers,
         )  # fmt: skip
         if not self._handle:
             raise MemoryError("no memory for the cache")
@@ -267,19 +276,22 @@ class Program:
         batch: AttentionBatch,
         slots: torch.Tensor | None = None,
         adapters: NativeAdapterSlots | None = None,
+        token_types: Sequence[int] | None = None,
     ) -> torch.Tensor:
         """Compute logits [logit rows, vocabulary], float32, of a flattened batch.
 
-        logit_rows: the rows whose logits are needed.
+        logit_rows: the rows whose logits are needed; all, for a program of something else.
         slots: the adapter slot of each row [rows]; None: no row has an adapter.
+        token_types: of each row; None: all 0.
 
         The logits are valid until the next call, which writes to the same memory: fresh pages would
         cost a millisecond a step. Raises MemoryError if there is no memory for the step.
         """
-        ids = torch.tensor([token_ids, positions], dtype=torch.int32)
+        types = token_types or [0] * len(token_ids)
+        ids = torch.tensor([token_ids, positions, types], dtype=torch.int32)
         logit_indices = torch.tensor(logit_rows, dtype=torch.int32)
         spans, blocks = _span_arrays([*batch.decodes, *batch.prefills])
-        tables = self._tables(ids[1:].long())
+        tables = self._tables(ids[1:2].long())
         addresses = (ctypes.c_void_p * max(1, len(tables)))(*(t.data_ptr() for t in tables))
         output = self._output_of(len(logit_rows))
         step = CStep(
@@ -293,6 +305,7 @@ class Program:
             blocks=blocks.data_ptr(),
             tables=ctypes.addressof(addresses),
             output=output.data_ptr(),
+            token_types=ids[2].data_ptr(),
         )
         if slots is not None and adapters is not None:
             step.slots, step.adapters = slots.data_ptr(), adapters.table

@@ -13,6 +13,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <limits>
 
 #include "float_cache.h"
@@ -32,6 +33,8 @@ inline int64_t part_end(int64_t token) {
 // blocks begin in Step::blocks.
 struct Span {
     int32_t first_row, num_rows, context, table_offset;
+
+    int64_t length() const { return (int64_t)context + num_rows; }
 };
 
 // The blocks of a sequence: token t is in group `group_of(t)` of the cache.
@@ -54,12 +57,26 @@ struct Tile {
     int rows() const { return heads * count; }
 };
 
+// Tokens begin to end - 1.
+struct TokenRange {
+    int64_t begin, end;
+};
+
+// window: a query reads its own token and those before it, with a window > 0 only window tokens in
+// all; with one < 0 it reads the tokens before and after it that are less than -window away.
 struct AttentionSizes {
     int heads, kv_heads, key_dim, value_dim;
-    int window;  // 0: none
+    int window;
     float scaling, softcap;  // 0: none
 
     int shared() const { return heads / kv_heads; }
+
+    // What the query of a token reads in a sequence of `length` tokens.
+    TokenRange visible(int64_t token, int64_t length) const {
+        const int64_t width = std::abs((int64_t)window);
+        return {window ? std::max<int64_t>(0, token + 1 - width) : 0,
+                window < 0 ? std::min(token + width, length) : token + 1};
+    }
 };
 
 constexpr float kLog2OfE = 1.44269504f;
@@ -131,10 +148,10 @@ void mask_scores(const TileContext& r, int64_t token, Floats (&scores)[Queries][
     const int shared = r.sizes.shared();
     const Floats nothing = splat(-std::numeric_limits<float>::infinity());
     for (int q = 0; q < Queries; ++q) {
-        const int64_t seen = r.span.context + (r.tile.first + q) / shared + 1;
-        const int64_t first = r.sizes.window ? std::max<int64_t>(0, seen - r.sizes.window) : 0;
-        const int64_t low = std::max<int64_t>(first, r.tile.begin);
-        const int64_t high = std::min<int64_t>(seen, r.tile.end);
+        const TokenRange visible =
+            r.sizes.visible(r.span.context + (r.tile.first + q) / shared, r.span.length());
+        const int64_t low = std::max<int64_t>(visible.begin, r.tile.begin);
+        const int64_t high = std::min<int64_t>(visible.end, r.tile.end);
         for (int g = 0; g < NumGroups; ++g) {
             const Mask visible = visible_lanes(token + g * kGroup, low, high);
             scores[q][g] = select(visible, scores[q][g], nothing);

@@ -45,13 +45,15 @@ class AttentionOperations : public ExpertOperations<E> {
     void attend_tokens(const Instruction& i, const Tile& tile, const Span& span,
                        const Scratch& scratch, const PartialSums& all, const PartialSums& part) {
         const Plan& plan = plans_[i.sizes[7]];
-        const int shared = plan.sizes.shared(), window = plan.sizes.window;
-        const int64_t first = span.context + tile.first / shared + 1;
-        const int64_t last = span.context + (tile.first + tile.count - 1) / shared + 1;
-        const int64_t common_begin = std::max<int64_t>(tile.begin, window ? last - window : 0);
+        const int shared = plan.sizes.shared();
+        const int64_t first = span.context + tile.first / shared;
+        const int64_t last = span.context + (tile.first + tile.count - 1) / shared;
+        const int64_t begin = plan.sizes.visible(last, span.length()).begin;
+        const int64_t end = plan.sizes.visible(first, span.length()).end;
         this->with_cache([&](auto cache) {
             attend<decltype(cache)>({tile, span, plan.shape, plan.sizes, scratch.queries, all, part,
-                                     common_begin, std::min<int64_t>(first, tile.end)},
+                                     std::max<int64_t>(tile.begin, begin),
+                                     std::min<int64_t>(end, tile.end)},
                                     block_table_of(span), layers_[i.sizes[5]]);
         });
     }

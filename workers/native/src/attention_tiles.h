@@ -74,9 +74,10 @@ inline void make_tiles(Plan& plan, const Span* spans, int num_spans, int threads
         const int together = heads_together(plan, queries);
         for (int first = 0; first < queries; first += kTileQueries) {
             const int count = std::min(kTileQueries, queries - first);
-            const int end = span.context + (first + count - 1) / shared + 1;
-            const int seen = span.context + first / shared + 1;
-            const int begin = plan.sizes.window ? std::max(0, seen - plan.sizes.window) : 0;
+            const int64_t last = span.context + (first + count - 1) / shared;
+            const int begin =
+                (int)plan.sizes.visible(span.context + first / shared, span.length()).begin;
+            const int end = (int)plan.sizes.visible(last, span.length()).end;
             for (int head = 0; head < kv_heads; head += together) {
                 const int heads = std::min(together, kv_heads - head);
                 plan.tiles.push_back({s, head, heads, first, count, begin, end, -1});

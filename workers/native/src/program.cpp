@@ -14,12 +14,12 @@ template <class E>
 class Program : AttentionOperations<E> {
   public:
     Program(const Instruction* list, int count, const Buffer* buffers, int num_buffers, int threads,
-            int64_t num_blocks, int block_size, CacheFormat cache_format)
+            int64_t num_blocks, int block_size, CacheFormat cache_format, bool shares_layers)
         : Base(buffers, num_buffers, threads, block_size, cache_format),
           instructions_(list, list + count),
           threads_(threads),
           progress_(count) {
-        allocate_layers(num_blocks * block_size);
+        allocate_layers(num_blocks * block_size, shares_layers);
         this->count_experts(instructions_);
         for (auto& instruction : instructions_) {
             if (instruction.operation == kAttend || instruction.operation == kFinishAttend) {
@@ -51,15 +51,17 @@ class Program : AttentionOperations<E> {
     using Base::step_;
 
     // Allocates the keys and values of all layers in one piece; sizes[5] is a layer's index.
-    void allocate_layers(int64_t tokens) {
+    // shares_layers: all layers are in the same memory, as no step reads those of the one before.
+    void allocate_layers(int64_t tokens, bool shares_layers) {
         std::vector<int64_t> starts;
         int64_t bytes = 0;
         for (const auto& instruction : instructions_) {
             if (instruction.operation != kAttend) continue;
             const CacheShape shape = this->shape_of(this->sizes_of(instruction));
             layers_.resize(std::max<size_t>(layers_.size(), instruction.sizes[5] + 1));
-            starts.push_back(bytes);
-            bytes += tokens / kGroup * shape.group() * sizeof(uint32_t);  // whole cache lines
+            starts.push_back(shares_layers ? 0 : bytes);
+            const int64_t of_layer = tokens / kGroup * shape.group() * sizeof(uint32_t);
+            bytes = shares_layers ? std::max(bytes, of_layer) : bytes + of_layer;  // whole lines
         }
         cache_ = Memory(std::max<int64_t>(bytes, 1));
         const int64_t* start = starts.data();
@@ -226,15 +228,15 @@ HEADRACE_EXPORT void headrace_pack(int32_t bf16, const void* weight, int64_t out
 HEADRACE_EXPORT void* headrace_new(int32_t bf16, const Instruction* list, int32_t count,
                                    const Buffer* buffers, int32_t num_buffers, int32_t threads,
                                    int64_t num_blocks, int32_t block_size,
-                                   int32_t cache_format) {
+                                   int32_t cache_format, int32_t shares_layers) {
     const auto format = (CacheFormat)cache_format;
     try {
         if (bf16) {
             return new Program<Bf16>(list, count, buffers, num_buffers, threads, num_blocks,
-                                     block_size, format);
+                                     block_size, format, shares_layers);
         }
         return new Program<F32>(list, count, buffers, num_buffers, threads, num_blocks, block_size,
-                                format);
+                                format, shares_layers);
     } catch (const std::bad_alloc&) {
         return nullptr;
     }

@@ -66,6 +66,7 @@ struct Adapter {
 // One step. positions, token_ids: [rows]. logit_rows: [num_logit_rows], the rows whose logits are
 // needed. tables: [rows, width] each. slots: [rows], the slot of each row's adapter, -1 for none;
 // null if no row has one. adapters: [linears, num_slots]. max_rank: the maximum of their ranks.
+// token_types: [rows], null if no instruction looks them up.
 struct Step {
     int32_t rows, num_logit_rows, num_spans;
     const int32_t* token_ids;
@@ -78,6 +79,7 @@ struct Step {
     const int32_t* slots;
     const Adapter* adapters;
     int32_t num_slots, max_rank;
+    const int32_t* token_types;
 };
 
 }  // namespace headrace

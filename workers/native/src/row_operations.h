@@ -23,10 +23,12 @@ class RowOperations : public State<E> {
     using Base::layers_;
 
     // data[0]: table [entries, sizes[0]], in float32 or, with sizes[1], in the products' type; with
-    // sizes[4] it is a weight in panels, of the format sizes[5] (see `linear`). Looks up token ids or, with sizes[2], positions
-    // plus sizes[3].
+    // sizes[4] it is a weight in panels, of the format sizes[5] (see `linear`). Looks up
+    // token ids; with sizes[2] of 1 positions plus sizes[3], with 2 the types of tokens.
     void embed(const Instruction& i, int64_t row) {
-        const int64_t id = i.sizes[2] ? step_->positions[row] + i.sizes[3] : step_->token_ids[row];
+        const int64_t id = i.sizes[2] == 2   ? step_->token_types[row]
+                           : i.sizes[2] == 1 ? step_->positions[row] + i.sizes[3]
+                                             : step_->token_ids[row];
         float* to = row_of(i.out, row);
         if (i.sizes[4]) return embed_from_panels(i, id, to);
         for (int64_t d = 0; d < i.sizes[0]; d += kLanes) {

@@ -1,6 +1,7 @@
 """Check that a captured operator has no argument that the capture would ignore.
 
-An ignored argument would silently be missing from the program; see headrace.workers.native.capture.
+An ignored argument would silently be missing from the program; see
+headrace.workers.native.capturing.capture.
 """
 
 from collections.abc import Sequence

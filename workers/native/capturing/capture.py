@@ -18,6 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from headrace.workers.attention.backend import AttentionBatch, AttentionOptions
 from headrace.workers.native.activations import find_activation
+from headrace.workers.native.capturing.forward_pass import ForwardPass, PassInputs, compute_logits
+from headrace.workers.native.capturing.norms import Norm, find_norm
+from headrace.workers.native.capturing.operator_arguments import check_arguments, single_tensor
 from headrace.workers.native.experts.layers import ExpertLayers
 from headrace.workers.native.graph import (
     Graph,
@@ -28,8 +31,6 @@ from headrace.workers.native.graph import (
     TableCall,
     merge_dims,
 )
-from headrace.workers.native.norms import Norm, find_norm
-from headrace.workers.native.operator_arguments import check_arguments, single_tensor
 
 if TYPE_CHECKING:  # a program from the cache needs no transformers
     from transformers.modeling_utils import PreTrainedModel
@@ -40,9 +41,13 @@ if TYPE_CHECKING:  # a program from the cache needs no transformers
 # the size of another dimension is ambiguous.
 _SHAPES = ((7, 3), (11, 5), (13, 5), (17, 3), (19, 5), (23, 3))
 _ACTIVATIONS = {"silu", "gelu", "relu", "sigmoid", "tanh"}
+# The window of attention in both directions that has none: see src/attention.h.
+_NO_WINDOW = 2**31 - 1
 
 
-def capture(model: "PreTrainedModel", hook: "AttentionHook") -> Graph:
+def capture(
+    model: "PreTrainedModel", hook: "AttentionHook", forward: ForwardPass = compute_logits
+) -> Graph:
     """Capture the model's forward pass.
 
     Raises NotStatic if it is not one program for any number of tokens.
@@ -51,7 +56,7 @@ def capture(model: "PreTrainedModel", hook: "AttentionHook") -> Graph:
     layers = ExpertLayers(model)
     for rows, num_logit_rows in _SHAPES:
         try:
-            graphs.append(_Recorder(model, hook, layers, rows, num_logit_rows).record())
+            graphs.append(_Recorder(model, hook, layers, rows, num_logit_rows).record(forward))
         except _Ambiguous:
             continue
         if len(graphs) == 2:
@@ -92,23 +97,21 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         device = model.device
         self._token_ids = torch.arange(1, rows + 1, device=device).unsqueeze(0)
         self._positions = torch.arange(3, rows + 3, device=device).unsqueeze(0)
+        num_types = getattr(model.config, "type_vocab_size", 0) or 1
+        self._token_types = (torch.arange(rows, device=device) % num_types).unsqueeze(0)
         self._logit_rows = torch.arange(0, num_logit_rows, device=device)
 
-    def record(self) -> Graph:
+    def record(self, forward: ForwardPass) -> Graph:
+        inputs = PassInputs(self._token_ids, self._positions, self._token_types, self._logit_rows)
         self._hook.backend = self
         try:
             with torch.inference_mode(), self._whole_modules_patched(), self:
-                logits = self._model(
-                    input_ids=self._token_ids,
-                    position_ids=self._positions,
-                    use_cache=False,
-                    logits_to_keep=self._logit_rows,
-                ).logits
+                result = forward(self._model, inputs)
         finally:
             self._hook.backend = None
-        output = self._view(logits)
-        if not output.is_whole or not output.node.logit_rows_only:
-            raise NotStatic("its logits are not the value of the last operation")
+        output = self._view(result)
+        if not output.is_whole:
+            raise NotStatic("its result is not the value of the last operation")
         return Graph(tuple(self._nodes), output.node, tuple(self._tables))
 
     # The attention hook calls these; see headrace.workers.attention.backend.AttentionBackend.
@@ -127,10 +130,13 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> torch.Tensor:
         rows, heads, key_dim = query.shape
         kv_heads, value_dim = value.shape[1:]
+        window = options.window or 0
+        if not options.is_causal:
+            window = -(window or _NO_WINDOW)
         data = {
             "layer": layer, "heads": heads, "kv_heads": kv_heads, "key_dim": key_dim,
             "value_dim": value_dim, "scaling": float(options.scaling),
-            "window": options.window or 0, "softcap": float(options.softcap or 0.0),
+            "window": window, "softcap": float(options.softcap or 0.0),
             "sinks": options.sinks,
         }  # fmt: skip
         with self._paused():
@@ -274,13 +280,14 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _record_embedding(self, args: Any, output: torch.Tensor) -> None:
         weight, indices = args[0], args[1].flatten()
-        if torch.equal(indices, self._token_ids[0]):
-            data = {"weight": weight, "of_positions": False, "offset": 0}
-        else:
-            offsets = set((indices - self._positions[0]).tolist())
-            if len(offsets) != 1:
-                raise NotStatic("it looks up something other than tokens or positions")
-            data = {"weight": weight, "of_positions": True, "offset": offsets.pop()}
+        offsets = set((indices - self._positions[0]).tolist())
+        data = {"weight": weight, "by": "tokens", "offset": 0}
+        if len(offsets) == 1:
+            data |= {"by": "positions", "offset": offsets.pop()}
+        elif torch.equal(indices, self._token_types[0]):
+            data["by"] = "types"
+        elif not torch.equal(indices, self._token_ids[0]):
+            raise NotStatic("it looks up something other than tokens, positions or types")
         self._add("embedding", (), output, data)
 
     def _record_addmm(self, args: Any, output: torch.Tensor) -> None:
@@ -381,7 +388,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _any_traced(self, args: Any) -> bool:
         """Return whether an argument is a token, a position or a value computed from them."""
         roots = {
-            tensor.untyped_storage().data_ptr() for tensor in (self._token_ids, self._positions)
+            tensor.untyped_storage().data_ptr()
+            for tensor in (self._token_ids, self._positions, self._token_types)
         }
         for value in _tensors(args):
             start = value.untyped_storage().data_ptr()

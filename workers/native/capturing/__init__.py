@@ -1,0 +1,1 @@
+"""Capture a model's forward pass as a graph."""
