@@ -241,6 +241,7 @@ class Registry:
             load,
             message.is_paused,
             message.adapters,
+            message.tasks,
         )
         if known is None:
             known = _Worker(greeting, expected_since=now, heard_at=now)

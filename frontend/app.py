@@ -38,6 +38,7 @@ from headrace.frontend.routes import (
     completions,
     decisions,
     docs,
+    embeddings,
     files,
     invocations,
     messages,
@@ -166,7 +167,7 @@ def _with_optional(app: ASGIApp, config: PoolConfig) -> ASGIApp:
 def _register(app: Quart, context: Context) -> None:
     """Register all routes; admin routes only if they are enabled."""
     generating = (chat_completions, chat_batch, completions, messages, invocations, responses)
-    for routes in (*generating, decisions, models, status, tokenize):
+    for routes in (*generating, decisions, embeddings, models, status, tokenize):
         app.register_blueprint(routes.blueprint(context))
     stored = lazy_batches(context, app)
     for kept in (files, batches):

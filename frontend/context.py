@@ -11,7 +11,7 @@ from headrace.frontend.adapters import AdapterUse, adapters_of
 from headrace.frontend.chat.detection.formats import ModelFormats, resolve_formats
 from headrace.frontend.chat.reasoning.delimiters import ReasoningDelimiters
 from headrace.frontend.chat.tools.available import ToolParser
-from headrace.frontend.errors import NotFound
+from headrace.frontend.errors import NotFound, TaskUnsupported
 from headrace.frontend.generation.seeds import Seeds
 from headrace.frontend.metrics import Metrics
 from headrace.frontend.middleware import request_scope
@@ -22,6 +22,7 @@ from headrace.frontend.rate_limits.rate_limits import RateLimits
 from headrace.frontend.structured.grammar_cache import GrammarCache
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.protocol.config import GroupConfig, PoolConfig
+from headrace.protocol.pooling import Task
 
 HEADRACE_VERSION = version("headrace")
 # Modes in which answers do not have the fingerprint of server and model.
@@ -58,6 +59,11 @@ class ServedModel:
     fingerprint_mode: str = "full"
     fingerprint_value: str | None = None
     cache_namespace: str = ""
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """What it does."""
+        return self.tokenizer.info.tasks
 
     @property
     def shown_fingerprint(self) -> str | None:
@@ -103,15 +109,20 @@ class Context:
         scope = request_scope.current_or_none()
         return NOBODY if scope is None else scope.principal
 
-    def model(self, name: str | None) -> ServedModel:
+    def model(self, name: str | None, task: Task | None = None) -> ServedModel:
         """Return the model that a request names; without a name, the first that it may use.
 
         An adapter is in use until the HTTP request ends, or the work that has called `keep`.
 
-        Raises NotFound, for a model that the request's key may not use as for one that is missing.
+        task: what it must do; None: anything.
+
+        Raises NotFound, for a model that the request's key may not use as for one that is missing;
+        TaskUnsupported for one that does something else.
         """
         principal = self.principal
-        served = self._first(principal) if name is None else self._named(name, principal)
+        served = self._first(principal, task) if name is None else self._named(name, principal)
+        if task is not None and task not in served.tasks:
+            raise TaskUnsupported(served.name, served.tasks, task)
         if principal.key is not None and not self.config.share_prefix_cache:
             served = replace(served, cache_namespace=f"{principal.tenant}\0")
         scope = request_scope.current_or_none()
@@ -126,10 +137,12 @@ class Context:
         may_use = self.principal.may_use
         return [each for each in (*self.models.values(), *self.adapters()) if may_use(each.name)]
 
-    def _first(self, principal: Principal) -> ServedModel:
-        for served in self.models.values():
-            if principal.may_use(served.name):
-                return served
+    def _first(self, principal: Principal, task: Task | None) -> ServedModel:
+        """Return the first model that may be used, if possible one that does the task."""
+        usable = [each for each in self.models.values() if principal.may_use(each.name)]
+        fit = [each for each in usable if task is None or task in each.tasks]
+        for served in fit or usable:
+            return served
         raise NotFound("model: say which.", "model")
 
     def _named(self, name: str, principal: Principal) -> ServedModel:

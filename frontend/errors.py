@@ -6,6 +6,7 @@ ApiError                  status, type and param, as the body of the answer show
 │   └── ThreadsUnsupported                          a conversation that is not kept here
 ├── InvalidBody           400 Bad Request           the body is not a valid request
 ├── NotFound              404 NotFoundError         no such model
+├── TaskUnsupported          404 NotFoundError         a model that does something else
 ├── RequestTimeout           408                       it was not finished in time
 ├── Conflict              409                       another change is in progress
 ├── BodyTooLarge          413                       more bytes than the server takes
@@ -25,7 +26,7 @@ Errors of the pool are translated here only.
 
 import errno
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from headrace.frontend.pool.interface import (
@@ -106,6 +107,25 @@ class InvalidBody(ApiError):
 class NotFound(ApiError):
     status = 404
     kind = "NotFoundError"
+
+
+class TaskUnsupported(ApiError):
+    """A model that is asked for what it does not do.
+
+    The body is also that of a route that there is not: so the reference answers, which has no
+    routes for what its only model does not do.
+    """
+
+    status = 404
+    kind = "NotFoundError"
+
+    def __init__(self, name: str, tasks: Sequence[str], task: str) -> None:
+        does = ", ".join(tasks)
+        text = f"The model {shortened(name)!r} does not {task}: what it does is {does}."
+        super().__init__(text, "model")
+
+    def body(self) -> dict[str, Any]:
+        return {"detail": "Not Found", **super().body()}
 
 
 class RequestTimeout(ApiError):

@@ -3,4 +3,4 @@
 Imports neither Quart nor torch; it is the only code that the processes share.
 """
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6

@@ -171,7 +171,6 @@ class GroupConfig(Frozen):
     model_path: Path
     text_path: Path
     served_names: Annotated[tuple[str, ...], Field(min_length=1)]
-    task: Literal["generate"] = "generate"
     autoscaling: Autoscaling | None = None
     workers: Workers = 1
     sleep_idle_seconds: SleepIdle = None

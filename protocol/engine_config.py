@@ -79,6 +79,20 @@ class EngineConfig(Frozen):
             "torch; or fake, which needs no model: each token is a pure function of those before it"
         ),
     )
+    runner: Literal["auto", "generate", "pooling"] = Field(
+        "auto",
+        description=(
+            "what the model is for: generate (text), pooling (embeddings and such), or auto, as "
+            "its files say"
+        ),
+    )
+    convert: Literal["auto", "none", "embed", "classify"] = Field(
+        "auto",
+        description=(
+            "a task of a pooling model that its own head does not do: embed, classify, none, or "
+            "auto (as its files say)"
+        ),
+    )
     dtype: Dtype = Field(
         "auto",
         description=(

@@ -32,6 +32,7 @@ class LimitOptions(Frozen):
     max_prompts: Positive = Field(
         1024, description="prompts of a request, or conversations of a batch of chats"
     )
+    max_inputs: Positive = Field(2048, description="texts of a request for numbers")
     max_messages: Positive = Field(10_000, description="messages of a chat, or items of an input")
     max_content_parts: Positive = Field(10_000, description="parts of a message's content")
     max_documents: Positive = Field(1024, description="documents of a chat")

@@ -6,6 +6,7 @@ from typing import Final, Literal
 import msgspec
 
 from headrace.protocol.codec import Codec, Message
+from headrace.protocol.pooling import Task
 
 WorkerStatus = Literal[
     "starting", "ready", "draining", "stalled", "falling_asleep", "asleep", "waking"
@@ -77,6 +78,7 @@ class WorkerState(Message):
 
     is_paused: it accepts requests and starts none until it is resumed.
     adapters: ids of the LoRA adapters that it has loaded.
+    tasks: what its model does; empty before it is loaded.
     """
 
     worker_id: str
@@ -87,6 +89,7 @@ class WorkerState(Message):
     load: WorkerLoad
     is_paused: bool = False
     adapters: tuple[str, ...] = ()
+    tasks: tuple[Task, ...] = ()
 
 
 class FrontendState(Message):

@@ -10,6 +10,33 @@ from typing import Annotated
 from pydantic import Field
 
 from headrace.protocol.config import Frozen
+from headrace.protocol.pooling import PoolingTask, Task
+
+
+class PoolingInfo(Frozen):
+    """What a model that pools does with texts.
+
+    size: numbers of an embedding. dimensions: to how many embeddings may be cut; empty: to any
+        number; None: they may not be cut.
+    prompts: texts that go before others, by name. default_prompt: the name of the one before texts
+        of no kind; None: none goes before them.
+    includes_prompt: whether a prompt's tokens are pooled, too.
+    lowercases: whether texts are read in lower case.
+    has_token_types: whether the model tells the two texts of a pair apart.
+    normalizes: whether embeddings are normalized unless a request says otherwise.
+    similarity: how embeddings are compared.
+    """
+
+    tasks: tuple[PoolingTask, ...]
+    size: Annotated[int, Field(ge=1)]
+    dimensions: tuple[int, ...] | None = None
+    prompts: dict[str, str] = Field(default_factory=dict)
+    default_prompt: str | None = None
+    includes_prompt: bool = True
+    lowercases: bool = False
+    has_token_types: bool = False
+    normalizes: bool = True
+    similarity: str = "cosine"
 
 
 class TextInfo(Frozen):
@@ -23,6 +50,7 @@ class TextInfo(Frozen):
     generation_defaults: sampling parameters that the model's authors recommend, and the length of
         outputs ("max_new_tokens").
     max_output_tokens: of any output at most, as the operator limits it.
+    pooling: what it does with texts instead of generating more; None: it generates.
     """
 
     max_model_len: Annotated[int, Field(ge=1)]
@@ -38,6 +66,12 @@ class TextInfo(Frozen):
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
     tokenizer_class: str = "PreTrainedTokenizerFast"
     added_tokens: dict[int, str] = Field(default_factory=dict)
+    pooling: PoolingInfo | None = None
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """What the model does."""
+        return ("generate",) if self.pooling is None else self.pooling.tasks
 
     @staticmethod
     def file(text_path: Path) -> Path:

@@ -6,6 +6,7 @@ from headrace.protocol.call_results import AnyResult
 from headrace.protocol.calls import AnyCall, CallTarget
 from headrace.protocol.codec import Codec, Message
 from headrace.protocol.common.process_registry import Role
+from headrace.protocol.pooling import Task
 from headrace.protocol.state import (
     FrontendLoad,
     FrontendState,
@@ -21,6 +22,7 @@ class WorkerHello(Message, tag=1):
 
     endpoint: of its requests socket. state: "starting", "ready" or one of SLEEPING.
     is_paused: it starts no request. adapters: ids of the LoRA adapters that it has loaded.
+    tasks: what its model does; empty before it is loaded.
     """
 
     version: int
@@ -31,6 +33,7 @@ class WorkerHello(Message, tag=1):
     state: WorkerStatus
     is_paused: bool = False
     adapters: tuple[str, ...] = ()
+    tasks: tuple[Task, ...] = ()
 
 
 class WorkerTotals(Message):

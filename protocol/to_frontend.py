@@ -47,6 +47,13 @@ class Admission(Message):
     written_tokens: int = 0
 
 
+class Pooled(Message):
+    """The numbers of a text: `shape` of them, in the byte order of this machine."""
+
+    data: bytes
+    shape: tuple[int, ...]
+
+
 class Output(Message):
     """The output of one engine step for one request.
 
@@ -58,6 +65,7 @@ class Output(Message):
     stop_token_id: which of the request's stop_token_ids ended it.
     logprobs: one for each of `token_ids`, if they were asked for.
     error: what went wrong if finish_reason is "rejected" or "error"; fit to be shown to a client.
+    pooled: the numbers that an Encode asks for, whose only output has them.
     """
 
     request_id: str
@@ -68,6 +76,7 @@ class Output(Message):
     logprobs: tuple[Logprobs, ...] | None = None
     admission: Admission | None = None
     error: str | None = None
+    pooled: Pooled | None = None
 
 
 class StepOutputs(Message, tag=1):

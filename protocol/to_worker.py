@@ -5,6 +5,7 @@ from typing import Final
 from headrace.protocol.calls import CallToWorkers
 from headrace.protocol.codec import Codec, Message
 from headrace.protocol.grammar import Grammar
+from headrace.protocol.pooling import NumberFormat, PoolingTask
 from headrace.protocol.sampling import SamplingParams
 
 # The priority of batches' lines: after all that a client can ask for (frontend/schemas/).
@@ -40,6 +41,39 @@ class Generate(Message, tag=1):
     user: str = ""
 
 
+class Encode(Message, tag=3):
+    """Turn a text into numbers, on a model that pools.
+
+    request_id, priority, adapter, tenant, is_replay, user: as of Generate.
+    prompt_token_ids: at least one, all within the model's vocabulary; the whole text.
+    token_type_ids: of each token, for models that tell a pair's texts apart; empty: all are 0.
+    prompt_length: how many of the first tokens pooling leaves out.
+    dimensions: how many of an embedding's numbers to keep; None: all.
+    activates: whether embeddings are normalized, and labels' scores are probabilities; None: as the
+        model's authors say.
+    number_format: of the numbers in the answer.
+    """
+
+    request_id: str
+    prompt_token_ids: tuple[int, ...]
+    task: PoolingTask
+    token_type_ids: tuple[int, ...] = ()
+    prompt_length: int = 0
+    dimensions: int | None = None
+    activates: bool | None = None
+    number_format: NumberFormat = "float32"
+    priority: int = 0
+    adapter: str = ""
+    tenant: str = ""
+    is_replay: bool = False
+    user: str = ""
+
+    @property
+    def output_token_ids(self) -> tuple[int, ...]:
+        """Return the tokens that have been generated: none."""
+        return ()
+
+
 class Abort(Message, tag=2):
     """Drop these requests: their slots are free in the next step, and no more output is sent."""
 
@@ -70,7 +104,9 @@ class DrainWorker(Message, tag=4):
     drain_timeout_s: float
 
 
-RequestMessage = Generate | Abort
+# What engines run. Queues, limits, fairness and failover read what both have.
+EngineRequest = Generate | Encode
+RequestMessage = Generate | Encode | Abort
 ControlMessage = Introduce | FrontendGone | WorkerCall | DrainWorker
 
 REQUESTS = Codec[RequestMessage](RequestMessage)

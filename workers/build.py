@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from llguidance import LLTokenizer
 
@@ -12,13 +13,53 @@ from headrace.workers.deferred_torch import defer_torch_modules
 from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.fake_runner import FakeRunner, read_choices, read_model_size
+from headrace.workers.engine.replica_engine import ReplicaEngine
 from headrace.workers.engine.runner import Runner
 from headrace.workers.errors import ModelUnsupported
 from headrace.workers.grammars.grammar_manager import GrammarManager
 from headrace.workers.native.shared_file import SharedFile
+from headrace.workers.pooling.build import build_pooling_engine, build_pooling_runner
 from headrace.workers.start_phases import StartPhases
 
 _FAKE_BYTES_PER_TOKEN = 1024
+
+
+def build_replica(
+    group_model_path: Path,
+    config: EngineConfig,
+    workers_on_host: int,
+    log: Callable[[str], None],
+    text_path: Path | None = None,
+    phases: StartPhases | None = None,
+    shared_file: SharedFile | None = None,
+    freed_bytes: int = 0,
+    cache_folder: Path | None = None,
+) -> ReplicaEngine:
+    """Load the model and build an engine for what it does; see `build_engine`."""
+    if config.runner == "pooling":
+        return build_pooling_engine(group_model_path, config, workers_on_host, log, phases)
+    return build_engine(
+        group_model_path, config, workers_on_host, log, text_path, phases, shared_file,
+        freed_bytes, cache_folder,
+    )  # fmt: skip
+
+
+def reload_runner(
+    group_model_path: Path,
+    config: EngineConfig,
+    workers_on_host: int,
+    log: Callable[[str], None],
+    phases: StartPhases | None = None,
+    shared_file: SharedFile | None = None,
+    cache_folder: Path | None = None,
+) -> Any:
+    """Load the model again into a runner of the kind that its engine has; see `build_engine`."""
+    if config.runner == "pooling":
+        return build_pooling_runner(group_model_path, config, workers_on_host, log, phases)
+    return build_runner(
+        group_model_path, config, workers_on_host, log, phases, shared_file,
+        cache_folder=cache_folder,
+    )  # fmt: skip
 
 
 def build_engine(

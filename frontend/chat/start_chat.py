@@ -44,7 +44,7 @@ async def start_chat(
 
     cleanups, deadline: see `start_generation`.
     """
-    model = context.model(request.model)
+    model = context.model(request.model, "generate")
     check_choice_count(request)
     if request.top_logprobs and not request.logprobs:
         raise BadRequest("top_logprobs needs logprobs to be true.", "top_logprobs")

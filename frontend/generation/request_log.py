@@ -11,7 +11,6 @@ from typing import Protocol
 from headrace.frontend.generation.choice import Choice, Delta
 from headrace.frontend.middleware import request_scope
 from headrace.protocol.config import PoolOptions
-from headrace.protocol.sampling import SamplingParams
 
 # Of the sampling parameters, which may hold as many token ids as the vocabulary.
 MAX_PARAMS_CHARS = 2000
@@ -36,20 +35,20 @@ class RequestLog:
         self,
         config: PoolOptions,
         prompts: Sequence[LoggedPrompt],
-        samplings: Sequence[SamplingParams],
+        params: Sequence[object],
     ) -> None:
         self._request_id = request_scope.current_request_id()
         self._logs_outputs = config.enable_log_outputs
         self._max_len = config.max_log_len
         self._texts: defaultdict[int, list[str]] = defaultdict(list)
         self._token_ids: defaultdict[int, list[int]] = defaultdict(list)
-        for prompt, sampling in zip(prompts, samplings, strict=True):
+        for prompt, asked in zip(prompts, params, strict=True):
             log.info(
                 "received %s: prompt: %r, prompt_token_ids: %s, %s",
                 self._request_id,
                 None if prompt.text is None else prompt.text[: self._max_len],
                 list(prompt.token_ids[: self._max_len]),
-                repr(sampling)[:MAX_PARAMS_CHARS],
+                repr(asked)[:MAX_PARAMS_CHARS],
             )
 
     def add(self, choice: Choice, delta: Delta) -> None:

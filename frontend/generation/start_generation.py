@@ -1,22 +1,28 @@
 """Submit a request to the pool: one stream for each of its choices."""
 
-import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from headrace.frontend.context import Context, ServedModel
-from headrace.frontend.errors import BadRequest, Stopping
+from headrace.frontend.errors import BadRequest
 from headrace.frontend.generation.beam_search import BeamSearch, BeamStream
 from headrace.frontend.generation.choice import Choice
 from headrace.frontend.generation.generation import Generation
+from headrace.frontend.generation.ownership import Cleanups as Cleanups
+from headrace.frontend.generation.ownership import (
+    new_request_id,
+    own,
+    owner_of,
+    priority_of,
+    raise_interruption,
+)
 from headrace.frontend.generation.request_log import RequestLog
 from headrace.frontend.generation.request_times import RequestTimes
 from headrace.frontend.generation.sampling import choice_seed
 from headrace.frontend.generation.stream_interval import StreamInterval
 from headrace.frontend.generation.token_ledger import TokenLedger, reserve_tokens
 from headrace.frontend.metrics import LongestOutput, RequestObserver
-from headrace.frontend.middleware import request_scope
 from headrace.frontend.middleware.deadline import current_deadline
 from headrace.frontend.pool.interface import OutputStream
 from headrace.frontend.principal import Principal
@@ -42,8 +48,6 @@ EXCLUDED_BY_BEAM_SEARCH = (
     "repetition_detection",
     "structured_outputs",
 )
-
-Cleanups = list[Callable[[], None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +98,7 @@ def start_generation(
 
     Raises BadRequest if the request combines beam search with a field that it excludes.
     """
-    scope = request_scope.current_or_none()
-    _raise_interruption(scope)
+    raise_interruption()
     check_token_lists(request, len(prompts))
     principal = context.principal
     uses_beam_search = bool(request.use_beam_search) and not discard
@@ -124,13 +127,7 @@ def start_generation(
     generation = Generation(choices, streams, _stream_interval(request, model), deadline)
     if context.config.enable_log_requests:
         generation.log = RequestLog(context.config, prompts, samplings)
-    owned_by = request_scope.current().cleanups if cleanups is None else cleanups
-    owned_by += [
-        generation.close,
-        context.drain.watch(partial(generation.interrupt, Stopping())),
-        context.abortable.watch(scope, model.group.name, generation.interrupt),
-        *([] if reservation is None else [reservation.settle]),
-    ]
+    own(context, model, generation, reservation, cleanups)
     return generation
 
 
@@ -176,12 +173,6 @@ def _choices_and_streams(
     return choices, streams
 
 
-def _raise_interruption(scope: request_scope.RequestScope | None) -> None:
-    """Raise the error with which an operator aborted the request while its prompt was read."""
-    if scope is not None and scope.interruption is not None:
-        raise scope.interruption
-
-
 def check_token_lists(request: GenerationRequest, prompts: int) -> None:
     """Raise BadRequest if the request lists too many tokens or words over all its choices.
 
@@ -218,12 +209,8 @@ def _beam_streams(
 ) -> list[BeamStream]:
     penalty = 1.0 if request.length_penalty is None else request.length_penalty
     generate = partial(context.pool.generate, model.group.name)
-    search = BeamSearch(message, request.choices_per_prompt, penalty, generate, _new_id)
+    search = BeamSearch(message, request.choices_per_prompt, penalty, generate, new_request_id)
     return search.streams()
-
-
-def _new_id() -> str:
-    return secrets.token_hex(12)
 
 
 def _stream_interval(request: GenerationRequest, model: ServedModel) -> StreamInterval | None:
@@ -239,31 +226,25 @@ def _make_message(
     sampling: SamplingParams,
     grammar: Grammar | None,
 ) -> Generate:
+    tenant, user = owner_of(principal, request.user)
     return Generate(
-        request_id=_new_id(),
+        request_id=new_request_id(),
         prompt_token_ids=prompt.token_ids,
         sampling=sampling,
-        priority=_priority(request),
+        priority=priority_of(request.priority),
         cache_salt=model.salted(request.cache_salt),
         adapter=model.adapter,
-        # Without keys each user is a tenant.
-        tenant=(request.user or "") if principal.key is None else principal.tenant,
-        user=(request.user or "") if principal.key is not None else "",
+        tenant=tenant,
+        user=user,
         grammar=grammar,
     )
-
-
-def _priority(request: GenerationRequest) -> int:
-    scope = request_scope.current_or_none()
-    fixed = None if scope is None else scope.priority
-    return request.priority if fixed is None else fixed
 
 
 def _with_choice_seed(message: Generate, choice: int) -> Generate:
     """Return the message for one of a prompt's choices."""
     seed = choice_seed(message.sampling.seed, choice)
     sampling = replace(message.sampling, seed=seed)
-    return replace(message, request_id=_new_id(), sampling=sampling)
+    return replace(message, request_id=new_request_id(), sampling=sampling)
 
 
 def _observers(

@@ -109,13 +109,14 @@ class Metrics:
         model_name: str,
         prompt_tokens: int,
         n: int,
-        max_tokens: int,
+        max_tokens: int | None,
         longest: LongestOutput | None = None,
         tenant: str = "",
         named_by_client: bool = True,
     ) -> RequestObserver:
         """Return an observer for one choice; its clock starts now.
 
+        max_tokens: of its output; None: it has none.
         longest: shared by the choices of one prompt; None if there is only this one.
         named_by_client: whether the client has chosen the tenant's name.
         """

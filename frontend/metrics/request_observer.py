@@ -55,7 +55,7 @@ class ChoiceObserver:
         model_name: str,
         prompt_tokens: int,
         n: int,
-        max_tokens: int,
+        max_tokens: int | None,
         longest: LongestOutput,
         tenant: TenantTally,
     ) -> None:
@@ -128,7 +128,8 @@ class ChoiceObserver:
         series.request_prompt_tokens.observe(self._prompt_tokens)
         series.request_generation_tokens.observe(self._tokens)
         series.params_n.observe(self._n)
-        series.params_max_tokens.observe(self._max_tokens)
+        if self._max_tokens is not None:
+            series.params_max_tokens.observe(self._max_tokens)
 
     def leave_unread(self, tokens: int) -> None:
         if self._series is not None:

@@ -30,6 +30,7 @@ _BODIES: dict[str, ErrorBody] = {
     "/v1/chat/completions/batch": _openai_body,
     "/v1/completions": _openai_body,
     "/v1/decisions": _openai_body,
+    "/v1/embeddings": _openai_body,
     "/v1/systemone": _openai_body,
     "/invocations": _openai_body,
     "/v1/messages": messages_errors.body,

@@ -25,7 +25,7 @@ from headrace.protocol.config import PoolConfig
 from headrace.protocol.state import STATE, FrontendLoad, PoolState
 from headrace.protocol.to_coordinator import CallResult
 from headrace.protocol.to_frontend import FrontendCall, PoolResult
-from headrace.protocol.to_worker import Generate, Introduce, RequestMessage
+from headrace.protocol.to_worker import Encode, Generate, Introduce, RequestMessage
 
 log = logging.getLogger("headrace.frontend")
 
@@ -90,7 +90,10 @@ class PoolClient:
                 await self._has_state.wait()
 
     def generate(self, group: str, request: Generate) -> Flight:
-        return self._dispatch.generate(group, request)
+        return self._dispatch.submit(group, request)
+
+    def encode(self, group: str, request: Encode) -> Flight:
+        return self._dispatch.submit(group, request)
 
     def why_busy(self) -> PoolBusy | None:
         return self._dispatch.why_busy()

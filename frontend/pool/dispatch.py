@@ -18,7 +18,7 @@ from headrace.frontend.pool.probation import Probation
 from headrace.frontend.pool.sender import Sender
 from headrace.protocol.state import PoolState
 from headrace.protocol.to_frontend import Aborted, OutputMessage, Rejected, StepOutputs
-from headrace.protocol.to_worker import BATCH_PRIORITY, Generate
+from headrace.protocol.to_worker import BATCH_PRIORITY, EngineRequest
 
 
 class Dispatch:
@@ -76,7 +76,7 @@ class Dispatch:
 
     # Requests
 
-    def generate(self, group: str, request: Generate) -> Flight:
+    def submit(self, group: str, request: EngineRequest) -> Flight:
         """Return a stream that sends the request when its first output is awaited."""
         return Flight(group, request, start=self._begin, end=self._end)
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from headrace.frontend.pool.interface import PoolError
 from headrace.protocol.to_frontend import Output
-from headrace.protocol.to_worker import Generate
+from headrace.protocol.to_worker import EngineRequest, Generate
 
 
 class Flight:
@@ -25,7 +25,7 @@ class Flight:
     def __init__(
         self,
         group: str,
-        request: Generate,
+        request: EngineRequest,
         start: Callable[["Flight"], None],
         end: Callable[["Flight"], None],
     ) -> None:
@@ -55,13 +55,16 @@ class Flight:
         """The number of output tokens, replayed ones included."""
         return len(self._tokens)
 
-    def to_request(self) -> Generate:
+    def to_request(self) -> EngineRequest:
         """Return the request to send now, with the output tokens that it already has."""
-        sampling = self.request.sampling
+        request = self.request
+        if not isinstance(request, Generate):
+            return replace(request, request_id=self.wire_id, is_replay=self.has_begun)
+        sampling = request.sampling
         if self._admitted:  # the client has got them
             sampling = replace(sampling, prompt_logprobs=None)
         return replace(
-            self.request,
+            request,
             request_id=self.wire_id,
             sampling=sampling,
             output_token_ids=tuple(self._tokens),

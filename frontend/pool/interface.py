@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from headrace.protocol.calls import AnyCall, CallTarget
 from headrace.protocol.state import PoolState
 from headrace.protocol.to_frontend import Output, PoolResult
-from headrace.protocol.to_worker import Generate
+from headrace.protocol.to_worker import Encode, Generate
 
 
 class PoolError(Exception):
@@ -87,6 +87,10 @@ class Pool(Protocol):
     def generate(self, group: str, request: Generate) -> OutputStream:
         """Send a request to a worker of the group. Nothing is sent before the first __anext__, or
         `listen`."""
+        ...
+
+    def encode(self, group: str, request: Encode) -> OutputStream:
+        """Send a request for a text's numbers, as `generate` does; its stream has one output."""
         ...
 
     def why_busy(self) -> PoolBusy | None:

@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from headrace.protocol.to_worker import Generate
+from headrace.protocol.to_worker import EngineRequest, Generate
 
 # Recomputing a shorter prefix costs less than uneven load.
 AFFINITY_TOKENS = 256
@@ -32,7 +32,7 @@ class Candidate(NamedTuple):
     expected: int
 
 
-def choose(candidates: Sequence[Candidate], request: Generate) -> str:
+def choose(candidates: Sequence[Candidate], request: EngineRequest) -> str:
     """Return the worker that probably has the prompt's prefix cached, unless it would become too
     busy; for short prompts a random one of the least busy.
 
@@ -52,8 +52,8 @@ def choose(candidates: Sequence[Candidate], request: Generate) -> str:
     return min(preferred, key=lambda each: each.expected).worker_id
 
 
-def _prefix_key(request: Generate) -> bytes | None:
-    if len(request.prompt_token_ids) < AFFINITY_TOKENS:
+def _prefix_key(request: EngineRequest) -> bytes | None:
+    if not isinstance(request, Generate) or len(request.prompt_token_ids) < AFFINITY_TOKENS:
         return None
     tokens = array("q", request.prompt_token_ids[:AFFINITY_TOKENS]).tobytes()
     namespace = f"{request.cache_salt}\0{request.adapter}".encode()

@@ -12,10 +12,10 @@ from headrace.frontend.pool.loads import Loads
 from headrace.frontend.pool.probation import Probation
 from headrace.frontend.pool.rebalance import plan_migrations
 from headrace.frontend.pool.routing import choose
-from headrace.protocol.to_worker import Abort, Generate
+from headrace.protocol.to_worker import Abort, EngineRequest
 
 # Delivers a message to a worker; false when its queue is full.
-Send = Callable[[str, Generate | Abort], bool]
+Send = Callable[[str, EngineRequest | Abort], bool]
 
 
 class Sender:

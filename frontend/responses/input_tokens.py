@@ -24,7 +24,7 @@ async def count_input_tokens(
 
     Raises ApiError, which names the field, if the request could not be run.
     """
-    model = context.model(request.model)
+    model = context.model(request.model, "generate")
     listed = ServerTools(requested, Journal())
     await listed.list_all()
     choice, tools = chat_tool_choice(request.tool_choice, offered_tools(requested, listed))

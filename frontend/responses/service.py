@@ -120,7 +120,7 @@ class ResponsesService:
         return current_deadline(self._context.config.request_timeout_s)
 
     async def _new_job(self, request: ResponsesRequest, tools: RequestedTools) -> Job:
-        model = self._context.model(request.model)
+        model = self._context.model(request.model, "generate")
         response_id = new_response_id()
         items = await self._gather_items(request, response_id)
         ignore_parts(tools.ignored)
@@ -142,7 +142,7 @@ class ResponsesService:
 
         Raises ApiError if it cannot be summed up.
         """
-        model = self._context.model(request.model)
+        model = self._context.model(request.model, "generate")
         if not (request.input or request.previous_response_id):
             raise BadRequest("input: must not be empty.", "input")
         asked = summary_request(request, model.tokenizer.info.max_model_len)

@@ -38,7 +38,7 @@ def blueprint(context: Context) -> Blueprint:
 
 
 async def _answer(context: Context, asked: ChatBatchRequest) -> Response:
-    model = context.model(asked.model)
+    model = context.model(asked.model, "generate")
     request = apply_operator_defaults(asked, model)
     check_stream(request)
     check_choice_count(request, len(request.messages), "messages")

@@ -36,7 +36,7 @@ def blueprint(context: Context) -> Blueprint:
 
 async def answer(context: Context, asked: ChatCompletionRequest) -> Response:
     """Answer a chat."""
-    model = context.model(asked.model)
+    model = context.model(asked.model, "generate")
     request = apply_operator_defaults(asked, model)
     check_stream(request)
     run = await start_chat(context, request)

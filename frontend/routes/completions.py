@@ -51,7 +51,7 @@ def blueprint(context: Context) -> Blueprint:
 
 async def answer(context: Context, asked: CompletionRequest) -> Response:
     """Continue prompts."""
-    model = context.model(asked.model)
+    model = context.model(asked.model, "generate")
     request = apply_operator_defaults(asked, model)
     _check(request)
     check_thinking_budget(request, model.reasoning)

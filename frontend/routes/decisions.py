@@ -51,7 +51,7 @@ def blueprint(context: Context) -> Blueprint:
 async def decide(context: Context, request: DecisionRequest) -> dict[str, Any]:
     """Return the body of an answer of /v1/decisions. Raises ApiError."""
     _refuse_joint(request.joint)
-    model = context.model(request.model)
+    model = context.model(request.model, "generate")
     questions = [as_question(asked) for asked in request.questions]
     matter = Matter(model, request.text, "input", {"cache_salt": request.cache_salt})
     reads = await read_answers(context, matter, questions)
@@ -71,7 +71,7 @@ async def decide_system(context: Context, request: SystemRequest) -> dict[str, A
     if any(variables.get(name) for name in _THINKING):
         message = "chat_template_kwargs: thinking must be off, since answers are read at once."
         raise BadRequest(message, "chat_template_kwargs")
-    model = context.model(request.model)
+    model = context.model(request.model, "generate")
     questions = system_questions(request)
     options = {
         "chat_template_kwargs": variables,

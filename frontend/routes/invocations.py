@@ -9,9 +9,14 @@ from headrace.frontend.context import Context
 from headrace.frontend.errors import BadRequest
 from headrace.frontend.http.parsing import read_body_as
 from headrace.frontend.middleware.in_flight import count_in_flight
-from headrace.frontend.routes import chat_completions, completions
+from headrace.frontend.routes import chat_completions, completions, embeddings
 from headrace.frontend.schemas.chat import ChatCompletionRequest
 from headrace.frontend.schemas.completion import CompletionRequest
+from headrace.frontend.schemas.embeddings import (
+    EmbeddingChatFields,
+    EmbeddingRequest,
+    embedding_model,
+)
 from headrace.frontend.schemas.invocations import InvocationRequest
 from headrace.frontend.schemas.response_bodies import ErrorAnswer, Invocation
 
@@ -25,19 +30,39 @@ def blueprint(context: Context) -> Blueprint:
     @document_response(ErrorAnswer, 400)
     @document_response(ErrorAnswer, 404)
     async def invocations() -> Response:
-        """Answer a chat or continue prompts, whichever the request's fields ask for."""
+        """Answer a chat, continue prompts or embed texts, as the request's fields and its model
+        say."""
         count_in_flight(context)
-        asked = await read_body_as(_request_model)
+        asked = await read_body_as(lambda body: _request_model(context, body))
         if isinstance(asked, ChatCompletionRequest):
             return await chat_completions.answer(context, asked)
+        if isinstance(asked, EmbeddingRequest | EmbeddingChatFields):
+            return await embeddings.answer(context, asked)
         return await completions.answer(context, asked)
 
     return routes
 
 
-def _request_model(body: dict[str, Any]) -> type[ChatCompletionRequest] | type[CompletionRequest]:
+_Requests = (
+    type[ChatCompletionRequest]
+    | type[CompletionRequest]
+    | type[EmbeddingRequest]
+    | type[EmbeddingChatFields]
+)
+
+
+def _request_model(context: Context, body: dict[str, Any]) -> _Requests:
+    if "input" in body or ("messages" in body and _embeds(context, body.get("model"))):
+        return embedding_model(body)
     if "messages" in body:
         return ChatCompletionRequest
     if "prompt" in body:
         return CompletionRequest
-    raise BadRequest("The request must hold messages (a chat) or a prompt.", "prompt")
+    raise BadRequest("The request must hold messages (a chat), a prompt or an input.", "prompt")
+
+
+def _embeds(context: Context, name: object) -> bool:
+    """Return whether a request's model embeds chats instead of answering them."""
+    if not (name is None or isinstance(name, str)):
+        return False
+    return "generate" not in context.model(name).tasks

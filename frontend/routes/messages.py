@@ -48,7 +48,7 @@ def blueprint(context: Context) -> Blueprint:
     async def count_tokens() -> Response:
         """Count the tokens of the prompt that a chat becomes."""
         request = await read_body(CountTokensRequest)
-        model = context.model(request.model)
+        model = context.model(request.model, "generate")
         chat = await chat_request(request)
         with rename_error_fields(request):
             prompt = await chat_prompt(chat, model, tools_for_template(chat.tools))
@@ -65,7 +65,7 @@ def blueprint(context: Context) -> Blueprint:
 
 
 async def _answer(context: Context, request: MessagesRequest) -> Response:
-    model = context.model(request.model)
+    model = context.model(request.model, "generate")
     chat = await chat_request(request, supports_thinking_budget=can_bound_reasoning(model))
     with rename_error_fields(request):
         run = await start_chat(context, chat)

@@ -39,6 +39,7 @@ def _card(context: Context, model: ServedModel) -> dict[str, Any]:
         "root": model.root,
         "parent": model.parent,
         "max_model_len": model.tokenizer.info.max_model_len,
+        "tasks": list(model.tasks),
         "permission": [
             {
                 "id": f"modelperm-{model.fingerprint.rpartition('-')[2]}",

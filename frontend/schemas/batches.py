@@ -7,7 +7,12 @@ from pydantic import AfterValidator, Field
 
 from headrace.frontend.schemas.fields import Int, RequestModel, bad_value
 
-ENDPOINTS: Final = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
+ENDPOINTS: Final = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/responses",
+    "/v1/embeddings",
+)
 MAX_METADATA = 16
 # How long output files may be kept.
 MIN_KEPT_S, MAX_KEPT_S = 3600, 2592000

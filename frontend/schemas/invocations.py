@@ -4,7 +4,8 @@ from pydantic import RootModel
 
 from headrace.frontend.schemas.chat import ChatCompletionRequest
 from headrace.frontend.schemas.completion import CompletionRequest
+from headrace.frontend.schemas.embeddings import EmbeddingRequest
 
 
-class InvocationRequest(RootModel[ChatCompletionRequest | CompletionRequest]):
-    """For the API's description only; requests are validated as chat completions or completions."""
+class InvocationRequest(RootModel[ChatCompletionRequest | CompletionRequest | EmbeddingRequest]):
+    """For the API's description only; requests are validated as those of one route."""

@@ -172,6 +172,7 @@ class Model(BaseModel):
     root: str
     parent: str | None
     max_model_len: int
+    tasks: list[str]
     permission: list[dict[str, Any]]
 
 

@@ -99,6 +99,11 @@ class ModelTokenizer:
         before, after = self._around
         return [*before, *self._long_texts.encode(text, scope), *after]
 
+    @property
+    def special_around(self) -> tuple[list[int], list[int]]:
+        """The special tokens before and after each text; none if that cannot be told."""
+        return self._around or ([], [])
+
     async def decode(self, token_ids: Sequence[int], skip_special_tokens: bool) -> str:
         """Return the text of all the tokens, as the beginning of a text."""
         detokenizer = self._detokenizer(skip_special_tokens, at_start=True)

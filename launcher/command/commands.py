@@ -213,6 +213,7 @@ def _configure(run_dir: Path, options: Options) -> PoolConfig:
 
 def _prepare_group(run_dir: Path, group: GroupOptions) -> GroupConfig:
     check_tool_parser(group)
+    engine = group.engine_config()
     options = PrepareOptions(
         text_path=run_dir / "text" / group.name,
         max_model_len=group.max_model_len,
@@ -225,6 +226,7 @@ def _prepare_group(run_dir: Path, group: GroupOptions) -> GroupConfig:
         hf_overrides=group.hf_overrides,
         trust_remote_code=group.trust_remote_code,
         allow_pickle_weights=group.allow_pickle_weights,
+        engine=engine,
     )
     try:
         prepared = prepare_model(group.model, options, progress=_say)
@@ -233,7 +235,8 @@ def _prepare_group(run_dir: Path, group: GroupOptions) -> GroupConfig:
             raise
         where = "--model" if group.name == "default" else f"group {group.name}: model"
         raise OptionError(f"{where}: {error}") from error
-    default_size, engine = max(1, len(gpu_ids())), group.engine_config()
+    default_size = max(1, len(gpu_ids()))
+    engine = engine.model_copy(update={"runner": prepared.runner, "convert": prepared.convert})
     workers, autoscaling = resolve(group, group.workers, default_size, engine.max_num_seqs)
     most = workers if autoscaling is None else autoscaling.max_workers
     return GroupConfig(

@@ -31,6 +31,14 @@ _JSON_EXAMPLES = {
     "reasoning_effort_map": '{"xhigh": "high"}',
 }
 _POWERS = {"k": 1, "m": 2, "g": 3, "t": 4}
+# The older way to say what a model is for: its runner, and what it is converted for.
+_TASKS: dict[str, tuple[str, str]] = {
+    "generate": ("generate", "none"),
+    "embed": ("pooling", "embed"),
+    "embedding": ("pooling", "embed"),
+    "classify": ("pooling", "classify"),
+    "score": ("pooling", "classify"),
+}
 # Other names of the same values.
 _SYNONYMS = {
     "dtype": {"half": "float16", "float": "float32"},
@@ -75,6 +83,9 @@ class GroupOptions(EngineConfig, ServingOptions, AutoscalingOptions):
     )
     served_model_name: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         (), description="names of the model in requests; answers have the first"
+    )
+    task: Literal["auto", "generate", "embed", "embedding", "classify", "score"] = Field(
+        "auto", description="the older way to say --runner and --convert"
     )
     workers: Workers | None = Field(
         None, description="engine processes, each with a replica of the model"
@@ -224,8 +235,11 @@ class GroupOptions(EngineConfig, ServingOptions, AutoscalingOptions):
 
     def engine_config(self) -> EngineConfig:
         """Return the options of the engine."""
-        names = set(EngineConfig.model_fields)
-        return EngineConfig.model_validate(self.model_dump(include=names))
+        values = self.model_dump(include=set(EngineConfig.model_fields))
+        if self.task != "auto":
+            meant = dict(zip(("runner", "convert"), _TASKS[self.task], strict=True))
+            values |= {key: value for key, value in meant.items() if values[key] == "auto"}
+        return EngineConfig.model_validate(values)
 
     def serving_options(self) -> ServingOptions:
         """Return the options of the frontends."""

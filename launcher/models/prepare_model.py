@@ -36,6 +36,10 @@ from headrace.launcher.models.text_folder import TextOverrides, text_key, write_
 from headrace.protocol.common import hub
 from headrace.protocol.common.gguf_reference import FACTS, REFERENCE, model_name
 from headrace.protocol.common.host.umask import users_umask
+from headrace.protocol.common.pooling.model_setup import choose_runner
+from headrace.protocol.common.pooling.sentence_modules import PoolingFilesError
+from headrace.protocol.config import EngineConfig
+from headrace.protocol.pooling import Convert, Runner
 from headrace.protocol.text import TextInfo
 
 DEFAULT_MODEL = "SmolLM2-135M-Instruct"
@@ -55,6 +59,7 @@ class PrepareOptions:
     chat_template: a file's path, or the template itself.
     generation_config, override_generation_config, tokenizer, tokenizer_revision, hf_overrides,
         trust_remote_code, allow_pickle_weights: see headrace.launcher.command.group_options.
+    engine: of which runner and convert say what the model is for.
     cache_dir: for files that are made once; None: the user's cache folder.
     hub_options: of downloading the model, and its tokenizer.
     """
@@ -71,6 +76,7 @@ class PrepareOptions:
     hf_overrides: Mapping[str, Any] = field(default_factory=dict)
     trust_remote_code: bool = False
     allow_pickle_weights: bool = False
+    engine: EngineConfig = field(default_factory=EngineConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +86,15 @@ class PreparedModel:
     model_path: folder with config.json, and with safetensors or a reference to a GGUF file.
     text_path: folder with tokenizer.json and text.json.
     served_name: its name in requests unless the operator gives another.
+    runner, convert: what it is for.
     """
 
     model_path: Path
     text_path: Path
     served_name: str
     info: TextInfo
+    runner: Runner = "generate"
+    convert: Convert = "none"
 
 
 def prepare_model(
@@ -113,17 +122,29 @@ def prepare_model(
     if tokenizer is not None or options.hf_overrides:
         folder = with_changes(folder, tokenizer, options.hf_overrides, cache, progress)
     check_code(folder, trusts)
+    runner, convert = _use_of(folder, options.engine)
     facts = _text_facts(folder, trusts, cache, progress)
     overrides = TextOverrides(
         options.max_model_len,
         options.chat_template,
         options.generation_config,
         options.override_generation_config,
+        convert if runner == "pooling" else None,
     )
     info = write_text_folder(folder, facts, options.text_path, overrides)
     origin = str(folder) if options.chat_template is None else "--chat-template"
     check_templates(info, origin, cache, progress)
-    return PreparedModel(folder.absolute(), options.text_path.absolute(), name, info)
+    text_path = options.text_path.absolute()
+    return PreparedModel(folder.absolute(), text_path, name, info, runner, convert)
+
+
+def _use_of(folder: Path, engine: EngineConfig) -> tuple[Runner, Convert]:
+    """Return what a model is for. Raises ModelError if the operator's words and its files do not
+    fit."""
+    try:
+        return choose_runner(folder, engine.runner, engine.convert)
+    except PoolingFilesError as error:
+        raise ModelError(str(error)) from error
 
 
 def _locate(model: str | None, options: PrepareOptions, progress: Progress) -> tuple[Path, str]:

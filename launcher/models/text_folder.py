@@ -18,7 +18,10 @@ from headrace.launcher.models.generation_config import generation_defaults, outp
 from headrace.launcher.models.model_cache import file_digest, joint_digest
 from headrace.launcher.models.model_folder import ModelError, read_json_object
 from headrace.protocol.common.context_length import context_length
-from headrace.protocol.text import TextInfo
+from headrace.protocol.common.pooling.model_setup import PoolingSetup, read_setup
+from headrace.protocol.common.pooling.sentence_modules import PoolingFilesError
+from headrace.protocol.pooling import Convert
+from headrace.protocol.text import PoolingInfo, TextInfo
 
 # The files from which a tokenizer is made, in any of its forms.
 TOKENIZER_FILES = (
@@ -40,12 +43,16 @@ MAX_CONTEXT_LENGTH = 100_000_000  # tokenizers without a limit of their own say 
 
 @dataclass(frozen=True, slots=True)
 class TextOverrides:
-    """The operator's changes to the settings of the model's authors (see PrepareOptions)."""
+    """The operator's changes to the settings of the model's authors (see PrepareOptions).
+
+    pools_for: what the model is converted for; None: it generates.
+    """
 
     max_model_len: int | None = None
     chat_template: str | None = None
     generation_config: str = "auto"
     override_generation_config: Mapping[str, Any] = field(default_factory=dict)
+    pools_for: Convert | None = None
 
 
 def text_key(model: Path) -> str:
@@ -88,8 +95,9 @@ def _text_info(model: Path, facts: dict[str, Any], overrides: TextOverrides) -> 
         raise ModelError(f"{model}: its config.json gives no vocab_size")
     source, override = overrides.generation_config, overrides.override_generation_config
     defaults = generation_defaults(model, source, override)
+    setup = _pooling_setup(model, config, overrides)
     return TextInfo(
-        max_model_len=_context_length(model, facts, overrides.max_model_len),
+        max_model_len=_max_model_len(model, facts, overrides.max_model_len, setup),
         vocab_size=config["vocab_size"],
         eos_token_ids=_eos_token_ids(config, generation, facts, overrides),
         chat_template=template,
@@ -98,8 +106,49 @@ def _text_info(model: Path, facts: dict[str, Any], overrides: TextOverrides) -> 
         max_output_tokens=output_ceiling(source, override, defaults),
         tokenizer_class=facts["tokenizer_class"],
         added_tokens=facts["added_tokens"],
+        pooling=None if setup is None else _pooling_info(setup, config),
         **facts["special_tokens"],
     )
+
+
+def _pooling_setup(
+    model: Path, config: dict[str, Any], overrides: TextOverrides
+) -> PoolingSetup | None:
+    if overrides.pools_for is None:
+        return None
+    try:
+        return read_setup(model, overrides.pools_for, config)
+    except PoolingFilesError as error:
+        raise ModelError(str(error)) from error
+
+
+def _pooling_info(setup: PoolingSetup, config: dict[str, Any]) -> PoolingInfo:
+    modules = setup.modules
+    return PoolingInfo(
+        tasks=setup.tasks,
+        size=setup.size,
+        dimensions=setup.dimensions,
+        prompts=dict(modules.prompts),
+        default_prompt=modules.default_prompt,
+        includes_prompt=modules.includes_prompt,
+        lowercases=modules.lowercases,
+        has_token_types=config.get("type_vocab_size", 0) > 1,
+        normalizes=modules.normalizes,
+        similarity=modules.similarity,
+    )
+
+
+def _max_model_len(
+    model: Path, facts: dict[str, Any], requested: int | None, setup: PoolingSetup | None
+) -> int:
+    """Return the most tokens of a text, of prompt and output together where there is one."""
+    if setup is None:
+        return _context_length(model, facts, requested)
+    if requested is not None and not 1 <= requested <= setup.longest:
+        raise ModelError(
+            f"--max-model-len {requested}: must be from 1 to the model's own {setup.longest} tokens"
+        )
+    return requested or setup.own_length
 
 
 def _context_length(model: Path, facts: dict[str, Any], requested: int | None) -> int:

@@ -69,7 +69,7 @@ CORRECTIONS = {
 }
 
 # What this server tells where the reference was not asked to, or its API's owner does.
-ALWAYS_TOLD = frozenset({"prompt_tokens_details"})
+ALWAYS_TOLD = frozenset({"prompt_tokens_details", "tasks"})
 ANTHROPICS_OWN = frozenset(
     {"stop_details", "stop_sequence", "cache_creation_input_tokens", "cache_read_input_tokens"}
 )

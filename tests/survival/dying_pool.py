@@ -84,7 +84,7 @@ class DyingPool:
         return self._dispatch.in_flight
 
     def generate(self, group: str, request: Generate) -> Flight:
-        return self._dispatch.generate(group, request)
+        return self._dispatch.submit(group, request)
 
     def live_load(self) -> LiveLoad:
         return LiveLoad()

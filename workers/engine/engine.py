@@ -5,15 +5,18 @@ has been checked by `add`.
 """
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from headrace.protocol.pooling import Task
 from headrace.protocol.state import WorkerLoad
 from headrace.protocol.to_frontend import Output
-from headrace.protocol.to_worker import Generate
+from headrace.protocol.to_worker import EngineRequest, Generate
 from headrace.workers.engine.drafter import DraftCounters, Drafter
+from headrace.workers.engine.dropped_runner import DroppedRunner
 from headrace.workers.engine.output_processor import OutputProcessor
+from headrace.workers.engine.replica_engine import CacheSize, EngineStats
 from headrace.workers.engine.runner import Runner
 from headrace.workers.engine.scheduler import Scheduler
 from headrace.workers.engine.step_pipeline import FinishedStep, StepPipeline
@@ -27,55 +30,11 @@ from headrace.workers.sequence.token_texts import TokenTexts
 MAX_PREEMPTIONS_COUNTED = 20
 
 
-@dataclass(frozen=True, slots=True)
-class EngineStats:
-    """Gauges and cumulative counters of one engine.
-
-    running, waiting: requests in the batch and in the queue.
-    blocks_used, blocks_total: of the K/V cache; used are those that a running request holds.
-    steps: since the start.
-    prefix_queried, cached_tokens: prompt tokens looked up and found in the prefix cache.
-    prompt_tokens: prompt tokens run, recomputed ones included.
-    generated_tokens: tokens sampled.
-    step_tokens: tokens run in the last step.
-    drafts, draft_tokens, accepted_tokens: drafts run, the tokens in them, and how many of these
-        were accepted.
-    accepted_by_position: drafts of which at least the first 1, 2, … tokens were accepted.
-    ended_by_preemptions: requests that have ended, by how often they were preempted: 0, 1, …; the
-        last element counts all that were preempted as often or more.
-    """
-
-    running: int
-    waiting: int
-    blocks_used: int
-    blocks_total: int
-    steps: int
-    prefix_queried: int
-    cached_tokens: int
-    preemptions: int
-    prompt_tokens: int
-    generated_tokens: int
-    step_tokens: int
-    drafts: int = 0
-    draft_tokens: int = 0
-    accepted_tokens: int = 0
-    accepted_by_position: tuple[int, ...] = ()
-    ended_by_preemptions: tuple[int, ...] = ()
-
-
-class CacheSize(NamedTuple):
-    """The size of a K/V cache.
-
-    block_size: tokens in a block. dtype: of the cached numbers; empty if there are none.
-    """
-
-    num_blocks: int
-    block_size: int
-    dtype: str = ""
-
-
 class Engine:
-    """Runs requests on a runner, many at a time."""
+    """Runs requests on a runner, many at a time: a ReplicaEngine whose model generates text."""
+
+    tasks: tuple[Task, ...] = ("generate",)
+    on_progress: Callable[[], None] | None = None  # its steps are short
 
     def __init__(
         self,
@@ -112,10 +71,12 @@ class Engine:
         self._ended_by_preemptions = [0] * (MAX_PREEMPTIONS_COUNTED + 1)
         self._recompute_pending = False
 
-    def add(self, request: Generate) -> None:
+    def add(self, request: EngineRequest) -> None:
         """Queue a request. Raises RejectedByEngine, keeping nothing of it, if it cannot be run."""
         if self.failed:
             raise EngineFailed("the engine has failed")
+        if not isinstance(request, Generate):
+            raise RejectedByEngine("task: this model only generates text", retry_elsewhere=False)
         adapter_ids = None if self._adapters is None else self._adapters.ids
         check_request(request, self._sequences, self.runner.vocab_size, self.max_len, adapter_ids)
         self._arrivals += 1
@@ -282,6 +243,21 @@ class Engine:
     def restore_cache(self) -> None:
         """Allocate an empty cache again. Raises MemoryError if there is no memory for it."""
         self.runner.restore_cache()
+
+    def drop_weights(self) -> None:
+        """Release the weights, too, which `restore_runner` brings back; after `release`."""
+        self.replace_runner(DroppedRunner(self.runner))
+
+    def restore_runner(self, runner: Runner) -> None:
+        """Continue with a runner that has the weights again, and no cache yet."""
+        runner.release_cache()
+        # It was sized by the memory that is free now; the scheduler expects the size before.
+        runner.num_blocks = self.runner.num_blocks
+        self.replace_runner(runner)
+
+    def memory_use(self) -> tuple[int | None, int | None]:
+        """Return the bytes of the weights and of the cache; None: unknown."""
+        return self.runner.weight_bytes, self.runner.cache_bytes
 
     def replace_runner(self, runner: Runner) -> None:
         """Continue with another runner of the same model and size. There must be no work."""

@@ -62,7 +62,7 @@ class Scheduler:
         self._max_loras = max_loras
         self._caching = enable_prefix_caching
         self._running: list[Sequence] = []
-        self._waiting = WaitingQueue()
+        self._waiting = WaitingQueue[Sequence]()
         self._deferred_decodes = False  # in the last step
 
     @property

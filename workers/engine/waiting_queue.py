@@ -4,8 +4,9 @@ import time
 from bisect import insort
 from collections import Counter
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
-from headrace.workers.sequence.sequence import Owner, Sequence
+from headrace.workers.sequence.queued_request import Owner, QueuedRequest
 
 # A priority class that gets nothing counts as one more urgent after so long: none waits for ever.
 AGEING_S = 5.0
@@ -15,6 +16,8 @@ PROMPT_WEIGHT, OUTPUT_WEIGHT = 1, 2
 # a tenant with little would be behind one of several with much whenever it has just been served.
 CREDIT = 1024
 MAX_TENANTS = 10_000  # whose counters are kept
+
+Queued = TypeVar("Queued", bound=QueuedRequest)
 
 
 class VirtualCounters:
@@ -107,7 +110,7 @@ class OwnerCounters:
         self.users_of(tenant).leave(user)
 
 
-class WaitingQueue:
+class WaitingQueue(Generic[Queued]):
     """The requests that wait to join the batch.
 
     Lower priorities are more urgent. Within one, tenants alternate by the service that they have
@@ -122,13 +125,13 @@ class WaitingQueue:
         self.adapters: Counter[str] = Counter()
         self._clock = clock
         self.counters = OwnerCounters()
-        self._classes: dict[int, _PriorityClass] = {}
+        self._classes: dict[int, _PriorityClass[Queued]] = {}
         self._length = 0
 
     def __len__(self) -> int:
         return self._length
 
-    def add(self, sequence: Sequence) -> None:
+    def add(self, sequence: Queued) -> None:
         """Let a sequence wait."""
         priority = sequence.request.priority
         if priority not in self._classes:
@@ -138,7 +141,7 @@ class WaitingQueue:
         self._count_adapter(sequence.request.adapter, 1)
         self._length += 1
 
-    def remove(self, sequence: Sequence) -> None:
+    def remove(self, sequence: Queued) -> None:
         """Remove a sequence. Raises ValueError if it does not wait."""
         priority = sequence.request.priority
         priority_class = self._classes.get(priority)
@@ -157,7 +160,7 @@ class WaitingQueue:
             if not self.adapters[adapter]:
                 del self.adapters[adapter]
 
-    def first(self, without_adapter: bool = False) -> Sequence:
+    def first(self, without_adapter: bool = False) -> Queued:
         """Return the next sequence. Raises IndexError if none waits.
 
         without_adapter: consider only sequences that have no adapter.
@@ -171,13 +174,13 @@ class WaitingQueue:
             raise IndexError("no sequence waits")
         now = self._clock()
 
-        def urgency(item: tuple[int, _PriorityClass]) -> tuple[int, int]:
+        def urgency(item: tuple[int, _PriorityClass[Queued]]) -> tuple[int, int]:
             priority, priority_class = item
             return priority - int((now - priority_class.since_s) / AGEING_S), priority
 
         return min(classes.items(), key=urgency)[1].first(self.counters, without_adapter)
 
-    def admit(self, sequence: Sequence, prompt_tokens: int, out_of_order: bool = False) -> None:
+    def admit(self, sequence: Queued, prompt_tokens: int, out_of_order: bool = False) -> None:
         """Remove a sequence that joins the batch, and charge its owner for its prompt.
 
         prompt_tokens: how many tokens to charge.
@@ -188,12 +191,12 @@ class WaitingQueue:
         self.remove(sequence)
         self.counters.charge(sequence.owner, PROMPT_WEIGHT * prompt_tokens)
 
-    def charge_outputs(self, sequence: Sequence, tokens: int) -> None:
+    def charge_outputs(self, sequence: Queued, tokens: int) -> None:
         """Charge a running sequence's owner for output tokens."""
         self.counters.charge(sequence.owner, OUTPUT_WEIGHT * tokens)
 
 
-class _PriorityClass:
+class _PriorityClass(Generic[Queued]):
     """The waiting requests of one priority.
 
     since_s: when one of them was last admitted, or when the first of them arrived.
@@ -202,27 +205,27 @@ class _PriorityClass:
     def __init__(self, since_s: float) -> None:
         self.since_s = since_s
         self.num_without_adapter = 0
-        self.tenants: dict[str, _TenantQueue] = {}
+        self.tenants: dict[str, _TenantQueue[Queued]] = {}
 
-    def add(self, sequence: Sequence) -> None:
+    def add(self, sequence: Queued) -> None:
         queue = self.tenants.setdefault(sequence.request.tenant, _TenantQueue())
         queue.add(sequence)
         self.num_without_adapter += not sequence.request.adapter
 
-    def remove(self, sequence: Sequence) -> None:
-        queue = self.tenants.get(sequence.request.tenant, _TenantQueue())
+    def remove(self, sequence: Queued) -> None:
+        queue = self.tenants.get(sequence.request.tenant, _TenantQueue[Queued]())
         queue.remove(sequence)
         self.num_without_adapter -= not sequence.request.adapter
         if not queue.users:
             del self.tenants[sequence.request.tenant]
 
-    def first(self, counters: OwnerCounters, without_adapter: bool) -> Sequence:
+    def first(self, counters: OwnerCounters, without_adapter: bool) -> Queued:
         """Return the next sequence; of equal counters that of the tenant with fewer requests.
 
         That tenant has just come.
         """
 
-        def order(head: Sequence) -> tuple[int, int, int]:
+        def order(head: Queued) -> tuple[int, int, int]:
             tenant = head.request.tenant
             return counters.tenants[tenant], self.tenants[tenant].length, head.arrival
 
@@ -233,29 +236,29 @@ class _PriorityClass:
         return min((head for head in heads if head is not None), key=order)
 
 
-class _TenantQueue:
+class _TenantQueue(Generic[Queued]):
     """The waiting requests of one tenant and one priority, by user."""
 
     def __init__(self) -> None:
-        self.users: dict[str, list[Sequence]] = {}
+        self.users: dict[str, list[Queued]] = {}
         self.length = 0
 
-    def add(self, sequence: Sequence) -> None:
+    def add(self, sequence: Queued) -> None:
         queue = self.users.setdefault(sequence.request.user, [])
         insort(queue, sequence, key=_order_in_user)
         self.length += 1
 
-    def remove(self, sequence: Sequence) -> None:
+    def remove(self, sequence: Queued) -> None:
         queue = self.users.get(sequence.request.user, [])
         queue.remove(sequence)
         self.length -= 1
         if not queue:
             del self.users[sequence.request.user]
 
-    def first(self, served: VirtualCounters, without_adapter: bool) -> Sequence | None:
+    def first(self, served: VirtualCounters, without_adapter: bool) -> Queued | None:
         """Return the tenant's next sequence; None if each has an adapter and none may."""
 
-        def order(head: Sequence) -> tuple[int, int, int]:
+        def order(head: Queued) -> tuple[int, int, int]:
             user = head.request.user
             return served[user], len(self.users[user]), head.arrival
 
@@ -263,11 +266,11 @@ class _TenantQueue:
         return min((head for head in heads if head is not None), key=order, default=None)
 
 
-def _head(queue: list[Sequence], without_adapter: bool) -> Sequence | None:
+def _head(queue: list[Queued], without_adapter: bool) -> Queued | None:
     if not without_adapter:
         return queue[0]
     return next((sequence for sequence in queue if not sequence.request.adapter), None)
 
 
-def _order_in_user(sequence: Sequence) -> tuple[bool, int]:
+def _order_in_user(sequence: QueuedRequest) -> tuple[bool, int]:
     return not sequence.has_begun, sequence.arrival

@@ -1,6 +1,7 @@
 """Make a worker of its parts."""
 
 import logging
+from typing import Any
 
 from headrace.protocol.call_results import AbortedCount, Done
 from headrace.protocol.calls import (
@@ -13,9 +14,8 @@ from headrace.protocol.calls import (
 from headrace.protocol.common.host.cache_folder import cache_folder
 from headrace.protocol.common.sd_notify import Notifier
 from headrace.protocol.config import GroupConfig, PoolConfig
-from headrace.workers.build import build_engine, build_runner
-from headrace.workers.engine.engine import Engine
-from headrace.workers.engine.runner import Runner
+from headrace.workers.build import build_replica, reload_runner
+from headrace.workers.engine.replica_engine import ReplicaEngine
 from headrace.workers.native.shared_file import SharedFile
 from headrace.workers.process import inquiries
 from headrace.workers.process.call_handlers import CallHandlers
@@ -117,8 +117,8 @@ def _engine_thread(
     phases: StartPhases,
     freed_bytes: int,
 ) -> EngineThread:
-    def build() -> Engine:
-        engine = build_engine(
+    def build() -> ReplicaEngine:
+        engine = build_replica(
             group.model_path,
             group.engine,
             workers_on_host,
@@ -132,10 +132,10 @@ def _engine_thread(
         load_served(pool.run_dir, group.name, engine)
         return engine
 
-    def load_again() -> Runner:
+    def load_again() -> Any:
         """Load what a deep sleep has dropped."""
         again = StartPhases()
-        runner = build_runner(
+        runner = reload_runner(
             group.model_path, group.engine, workers_on_host, log.info, again, shared_file,
             cache_folder=cache_folder(),
         )  # fmt: skip

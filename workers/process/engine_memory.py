@@ -1,12 +1,11 @@
 """An engine's memory: its weights and its cache. Used in the engine's thread only."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
+from typing import Any
 
 from headrace.protocol.calls import ALL_MEMORY, MemoryTag
-from headrace.workers.engine.engine import Engine
-from headrace.workers.engine.runner import Runner, StepwiseRunner
+from headrace.workers.engine.replica_engine import ReplicaEngine
 from headrace.workers.memory import free_memory
-from headrace.workers.sequence.sequence import Chunk, ChunkResult
 
 KEEP_WEIGHTS, DROP_WEIGHTS = 1, 2  # levels of sleep
 
@@ -20,7 +19,7 @@ class EngineMemory:
     load_runner: loads the weights again, as at the start.
     """
 
-    def __init__(self, engine: Engine, load_runner: Callable[[], Runner]) -> None:
+    def __init__(self, engine: ReplicaEngine, load_runner: Callable[[], Any]) -> None:
         self.engine = engine
         self._load_runner = load_runner
         self._missing: set[MemoryTag] = set()
@@ -40,7 +39,7 @@ class EngineMemory:
             return
         self.engine.release()
         if level >= DROP_WEIGHTS:
-            self.engine.replace_runner(_Dropped(self.engine.runner))
+            self.engine.drop_weights()
             self._is_dropped = True
         free_memory()
 
@@ -61,11 +60,7 @@ class EngineMemory:
         if not self._is_dropped:
             self.engine.restore_weights()
             return
-        runner = self._load_runner()
-        runner.release_cache()
-        # It was sized by the memory that is free now; the engine expects the size before.
-        runner.num_blocks = self.engine.runner.num_blocks
-        self.engine.replace_runner(runner)
+        self.engine.restore_runner(self._load_runner())
         self._is_dropped = False
 
     def _restore_cache(self) -> None:
@@ -76,37 +71,3 @@ class EngineMemory:
             raise
         finally:
             self._owes_cache = False
-
-
-class _Dropped(StepwiseRunner):
-    """Stands in for a dropped runner: it has its sizes, and nothing else."""
-
-    def __init__(self, runner: Runner) -> None:
-        self.vocab_size = runner.vocab_size
-        self.max_model_len = runner.max_model_len
-        self.num_blocks = runner.num_blocks
-        self.block_size = runner.block_size
-        self.default_step_tokens = runner.default_step_tokens
-        self.overlaps = runner.overlaps
-        self._cache_dtype = runner.cache_dtype
-
-    def run(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
-        raise RuntimeError("the weights have been dropped")
-
-    @property
-    def weight_bytes(self) -> int:
-        return 0
-
-    @property
-    def cache_bytes(self) -> int:
-        return 0
-
-    @property
-    def cache_dtype(self) -> str:
-        return self._cache_dtype
-
-    def release_cache(self) -> None:
-        """Do nothing: it has none."""
-
-    def restore_cache(self) -> None:
-        raise RuntimeError("the weights have been dropped")

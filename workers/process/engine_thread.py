@@ -14,11 +14,11 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
+from headrace.protocol.pooling import Task
 from headrace.protocol.state import WorkerLoad
 from headrace.protocol.to_frontend import Output
-from headrace.protocol.to_worker import Abort, Generate
-from headrace.workers.engine.engine import CacheSize, Engine, EngineStats
-from headrace.workers.engine.runner import Runner
+from headrace.protocol.to_worker import Abort, EngineRequest
+from headrace.workers.engine.replica_engine import CacheSize, EngineStats, ReplicaEngine
 from headrace.workers.errors import ModelUnsupported, RejectedByEngine
 from headrace.workers.process.engine_memory import EngineMemory
 
@@ -29,11 +29,13 @@ log = logging.getLogger("headrace.worker")
 class EngineReady:
     """The engine has been loaded.
 
-    adapter_ids: of the adapters that it has. cache: the size of its K/V cache.
+    adapter_ids: of the adapters that it has. cache: the size of its K/V cache. tasks: what its
+    model does.
     """
 
     adapter_ids: tuple[str, ...]
     cache: CacheSize
+    tasks: tuple[Task, ...]
 
 
 @dataclass(frozen=True)
@@ -85,11 +87,11 @@ Event = EngineReady | EngineStepped | EngineRejected | EngineDied | OperationDon
 class EngineThread(threading.Thread):
     """Commands in by `submit`, events out by `drain_events` whenever `wake_fd` is readable."""
 
-    def __init__(self, build: Callable[[], Engine], load_runner: Callable[[], Runner]) -> None:
+    def __init__(self, build: Callable[[], ReplicaEngine], load_runner: Callable[[], Any]) -> None:
         super().__init__(name="engine", daemon=True)
         self.wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._build, self._load_runner = build, load_runner
-        self._commands: deque[Generate | Abort | Operation] = deque()
+        self._commands: deque[EngineRequest | Abort | Operation] = deque()
         self._arrived = threading.Event()
         self._events: deque[Event] = deque()
         self._load = WorkerLoad(running=0, waiting=0, kv_usage=0.0, steps=0, step_age_s=0.0)
@@ -97,7 +99,7 @@ class EngineThread(threading.Thread):
         self._is_frozen = False
         self._around_step: Callable[[], AbstractContextManager[Any]] = nullcontext
 
-    def submit(self, command: Generate | Abort | Operation) -> None:
+    def submit(self, command: EngineRequest | Abort | Operation) -> None:
         """Queue a command; safe from any thread."""
         self._commands.append(command)
         self._arrived.set()
@@ -138,7 +140,9 @@ class EngineThread(threading.Thread):
         try:
             memory = EngineMemory(self._build(), self._load_runner)
             engine = memory.engine
-            self._post(EngineReady(tuple(sorted(engine.adapter_ids)), engine.cache_size))
+            engine.on_progress = self._note_progress
+            adapter_ids = tuple(sorted(engine.adapter_ids))
+            self._post(EngineReady(adapter_ids, engine.cache_size, engine.tasks))
             while True:
                 self._run_once(memory)
         except ModelUnsupported as error:
@@ -146,6 +150,11 @@ class EngineThread(threading.Thread):
         except Exception as error:
             log.exception("the engine failed")
             self._post(EngineDied(f"{type(error).__name__}: {error}", hopeless=False))
+
+    def _note_progress(self) -> None:
+        """Note that the step in progress has come further: it may take long, but does not hang."""
+        if self._busy_since is not None:
+            self._busy_since = time.monotonic()
 
     def _run_once(self, memory: EngineMemory) -> None:
         """Wait for work, execute the commands, make one step."""
@@ -171,7 +180,7 @@ class EngineThread(threading.Thread):
                 self._busy_since = ended
             self._post(EngineStepped(outputs, engine.stats(), ended - started))
 
-    def _execute(self, memory: EngineMemory, command: Generate | Abort | Operation) -> None:
+    def _execute(self, memory: EngineMemory, command: EngineRequest | Abort | Operation) -> None:
         engine = memory.engine
         if isinstance(command, Operation):
             self._operate(memory, command)

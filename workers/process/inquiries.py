@@ -25,8 +25,7 @@ def _statistics(call: GetStats, memory: EngineMemory) -> EngineStatistics:
 
 
 def _memory_use(call: GetMemory, memory: EngineMemory) -> MemoryUse:
-    runner = memory.engine.runner
-    return MemoryUse(_resident_bytes(), runner.weight_bytes, runner.cache_bytes)
+    return MemoryUse(_resident_bytes(), *memory.engine.memory_use())
 
 
 def _info(group: GroupConfig) -> WorkerInfo:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from headrace.protocol.state import WorkerLoad
 from headrace.protocol.to_coordinator import WorkerHeartbeat, WorkerTotals
-from headrace.workers.engine.engine import EngineStats
+from headrace.workers.engine.replica_engine import EngineStats
 from headrace.workers.process.metrics import WorkerMetrics
 from headrace.workers.process.service import Service
 from headrace.workers.process.status_report import StatusReport

@@ -11,7 +11,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from headrace.protocol.common.metrics.metric_space import keep_metrics_on_full_disks
 from headrace.protocol.state import SLEEPING, WorkerLoad, WorkerStatus, engine_label
-from headrace.workers.engine.engine import CacheSize, EngineStats
+from headrace.workers.engine.replica_engine import CacheSize, EngineStats
 
 _STEP_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 
 from headrace.protocol import PROTOCOL_VERSION
+from headrace.protocol.pooling import Task
 from headrace.protocol.state import STARTING, WorkerStatus
 from headrace.protocol.to_coordinator import WorkerDraining, WorkerHello
 
@@ -26,6 +27,7 @@ class Presence:
         self._state: WorkerStatus = STARTING
         self._is_paused = self._is_draining = False
         self._adapter_ids: tuple[str, ...] = ()
+        self._tasks: tuple[Task, ...] = ()
 
     @property
     def state(self) -> WorkerStatus:
@@ -43,12 +45,14 @@ class Presence:
                 self._state,
                 self._is_paused,
                 self._adapter_ids,
+                self._tasks,
             )
         )
 
-    def on_loaded(self, adapter_ids: tuple[str, ...]) -> None:
-        """Note the adapters that the engine starts with; the next greeting shows them."""
-        self._adapter_ids = adapter_ids
+    def on_loaded(self, adapter_ids: tuple[str, ...], tasks: tuple[Task, ...]) -> None:
+        """Note the adapters that the engine starts with, and what its model does; the next greeting
+        shows them."""
+        self._adapter_ids, self._tasks = adapter_ids, tasks
 
     def on_adapters(self, adapter_ids: tuple[str, ...]) -> None:
         """Show the adapters that the engine has now."""

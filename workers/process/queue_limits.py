@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from headrace.protocol.state import WorkerLoad
 from headrace.protocol.to_frontend import QUEUE_FULL
-from headrace.protocol.to_worker import BATCH_PRIORITY, Generate
+from headrace.protocol.to_worker import BATCH_PRIORITY, EngineRequest
 
 MIN_RETRY_S, MAX_RETRY_S = 1.0, 60.0
 _REMEMBERED_ENDS = 64
@@ -53,7 +53,7 @@ class QueueGuard:
         """Prompt tokens of requests without an output token."""
         return self._tokens
 
-    def why_full(self, request: Generate, in_flight: int) -> str | None:
+    def why_full(self, request: EngineRequest, in_flight: int) -> str | None:
         """Return why a request must be rejected; None if it can be accepted."""
         limits, tokens = self._limits, self._tokens
         if request.priority != BATCH_PRIORITY:
@@ -74,7 +74,7 @@ class QueueGuard:
         rate = (len(self._ends) - 1) / max(self._clock() - self._ends[0], 1e-3)
         return min(max(self._queued(in_flight) / rate, MIN_RETRY_S), MAX_RETRY_S)
 
-    def on_accepted(self, request: Generate) -> None:
+    def on_accepted(self, request: EngineRequest) -> None:
         """Note an accepted request."""
         self._unanswered[request.request_id] = len(request.prompt_token_ids)
         self._tokens += len(request.prompt_token_ids)

@@ -19,7 +19,7 @@ from headrace.protocol.to_frontend import (
     Rejected,
     StepOutputs,
 )
-from headrace.protocol.to_worker import REQUESTS, Abort, Generate
+from headrace.protocol.to_worker import REQUESTS, Abort, Encode, EngineRequest, Generate
 from headrace.workers.errors import RejectedByEngine
 from headrace.workers.process.queue_limits import QueueGuard
 
@@ -30,7 +30,7 @@ BEATS = 5
 
 # Delivers bytes to a frontend; false when that frontend cannot be reached.
 Send = Callable[[bytes, bytes], bool]
-Submit = Callable[[Generate | Abort], None]
+Submit = Callable[[EngineRequest | Abort], None]
 
 
 class Service:
@@ -48,7 +48,7 @@ class Service:
         self._guard = guard
         self._owners: dict[str, bytes] = {}
         self._is_holding = False
-        self._held: dict[str, Generate] = {}
+        self._held: dict[str, EngineRequest] = {}
         self._numbers: defaultdict[bytes, int] = defaultdict(int)
         self._beats: dict[bytes, int] = {}
         self._rejecting: str | None = "the worker is loading its model"
@@ -131,8 +131,8 @@ class Service:
             log.warning("dropping a malformed message: %s", error)
             return
         match message:
-            case Generate():
-                self._on_generate(frontend, message)
+            case Generate() | Encode():
+                self._on_request(frontend, message)
             case Abort(request_ids):
                 self._abort([each for each in request_ids if self._owners.get(each) == frontend])
             case _:
@@ -187,7 +187,7 @@ class Service:
     def _drop_requests(self, frontend: bytes) -> None:
         self._abort([rid for rid, owner in self._owners.items() if owner == frontend])
 
-    def _on_generate(self, frontend: bytes, request: Generate) -> None:
+    def _on_request(self, frontend: bytes, request: EngineRequest) -> None:
         if self._rejecting is not None:
             self._reject(frontend, request.request_id, self._rejecting, retry_elsewhere=True)
         elif request.request_id in self._owners:
@@ -202,19 +202,19 @@ class Service:
             else:
                 self._pass_on(frontend, request)
 
-    def _pass_on(self, frontend: bytes, request: Generate) -> None:
+    def _pass_on(self, frontend: bytes, request: EngineRequest) -> None:
         self._submit(request)
         if request.is_replay:
             self._acknowledge(frontend, request)
 
-    def _acknowledge(self, frontend: bytes, request: Generate) -> None:
+    def _acknowledge(self, frontend: bytes, request: EngineRequest) -> None:
         """Confirm a replay. If this worker dies now, the replay may be why; a replay sent to
         a dead worker is not."""
         confirmation = Output(request.request_id, (), len(request.output_token_ids))
         number = self._next_number(frontend)
         self._deliver(frontend, StepOutputs(self._worker_id, number, (confirmation,)))
 
-    def _is_full(self, frontend: bytes, request: Generate) -> bool:
+    def _is_full(self, frontend: bytes, request: EngineRequest) -> bool:
         """Reject a request if the queue is full; return whether it was rejected."""
         reason = self._guard.why_full(request, self.in_flight)
         if reason is None:

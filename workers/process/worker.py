@@ -125,9 +125,9 @@ class Worker:
                 self.load_report.on_step(stats, step_s)
             case EngineRejected(request_id, rejection):
                 self.service.on_rejected(request_id, rejection)
-            case EngineReady(adapter_ids, cache):
-                self.metrics.show_cache(cache)
-                self._on_ready(adapter_ids)
+            case EngineReady():
+                self.metrics.show_cache(event.cache)
+                self._on_ready(event)
             case OperationDone():
                 self.operations.on_done(event)
             case EngineDied(reason, hopeless):
@@ -137,11 +137,11 @@ class Worker:
             case _:
                 assert_never(event)
 
-    def _on_ready(self, adapter_ids: tuple[str, ...]) -> None:
+    def _on_ready(self, event: EngineReady) -> None:
         log.info("%s", self.phases.describe())
         self.metrics.started(self.phases.seconds())
-        self.adapters.on_loaded(adapter_ids)
-        self.presence.on_loaded(adapter_ids)
+        self.adapters.on_loaded(event.adapter_ids)
+        self.presence.on_loaded(event.adapter_ids, event.tasks)
         self.sleeper.ready()
         self.status.ready()
 

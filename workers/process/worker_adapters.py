@@ -11,7 +11,7 @@ from typing import Any
 from headrace.protocol.call_results import AdapterAdded, AnyResult, Done
 from headrace.protocol.calls import AddAdapter, RemoveAdapter
 from headrace.protocol.common.adapters import adapter_folder, read_served
-from headrace.workers.engine.engine import Engine
+from headrace.workers.engine.replica_engine import ReplicaEngine
 from headrace.workers.errors import AdapterError, ModelUnsupported
 from headrace.workers.process.call_handlers import CallHandlers, Reply
 from headrace.workers.process.engine_memory import EngineMemory
@@ -63,7 +63,7 @@ class WorkerAdapters:
         self._reading.add(adapter_id)
 
         def read(found: OperationDone) -> None:
-            engine: Engine = found.value
+            engine: ReplicaEngine = found.value
 
             def prepare() -> Any:
                 try:
@@ -123,7 +123,7 @@ class WorkerAdapters:
         reply(value)
 
 
-def load_served(run_dir: Path, group: str, engine: Engine) -> None:
+def load_served(run_dir: Path, group: str, engine: ReplicaEngine) -> None:
     """Load the adapters of a group that the pool serves into a new engine; in the engine's thread.
 
     Raises ModelUnsupported if one given at the start is invalid. Others were checked when they were

@@ -12,6 +12,8 @@ from headrace.workers.sequence.block_hashes import block_hash, root_hash
 from headrace.workers.sequence.grammar_state import GrammarState
 from headrace.workers.sequence.mask import Mask
 from headrace.workers.sequence.prompt_lookup import PromptLookup
+from headrace.workers.sequence.queued_request import Owner as Owner
+from headrace.workers.sequence.queued_request import QueuedRequest
 from headrace.workers.sequence.repetition import RepetitionDetector
 from headrace.workers.sequence.token_counts import TokenCounts
 from headrace.workers.sequence.token_texts import TokenTexts
@@ -20,18 +22,14 @@ if TYPE_CHECKING:  # the engine runs without torch, too
     import torch
 
 FailureReason = Literal["rejected", "error"]
-# A tenant, and one of its users: between whom workers are fair.
-Owner = tuple[str, str]
 
 
 @dataclass(slots=True, eq=False)
-class Sequence:
+class Sequence(QueuedRequest):
     """A request's tokens and how far they have been run.
 
     token_ids: prompt and output together.
     num_prompt: how many of them are the prompt.
-    arrival: the request's number; orders those of equal priority.
-    arrived_s, scheduled_s: when it arrived and when it was first scheduled, by time.monotonic.
     num_computed: tokens whose keys and values are in the cache, all from the first on.
     deferred_owners: owners that are deferred in the steps of its prompt.
     blocks: the cache's blocks that hold them, in order; the last ones may still be empty.
@@ -51,8 +49,6 @@ class Sequence:
     """
 
     request: Generate
-    arrival: int
-    arrived_s: float
     token_ids: list[int]
     num_prompt: int
     num_computed: int = 0
@@ -60,7 +56,6 @@ class Sequence:
     blocks: list[int] = field(default_factory=list)
     num_cached_tokens: int | None = None
     preemptions: int = 0
-    scheduled_s: float | None = None
     has_output: bool = False
     prompt_logprobs: list[Logprobs] = field(default_factory=list)
     hashes: list[bytes] = field(default_factory=list)
@@ -79,21 +74,6 @@ class Sequence:
         """Make a sequence of a request's prompt and of the output that it has already."""
         token_ids = [*request.prompt_token_ids, *request.output_token_ids]
         return cls(request, arrival, arrived_s, token_ids, len(request.prompt_token_ids))
-
-    @property
-    def owner(self) -> Owner:
-        """Whose it is."""
-        return self.request.tenant, self.request.user
-
-    @property
-    def order(self) -> tuple[int, int]:
-        """Sort key: lower ones run earlier and are preempted later."""
-        return (self.request.priority, self.arrival)
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether it has been run before, here or by a worker that died."""
-        return self.scheduled_s is not None or self.request.is_replay
 
     @property
     def num_outputs(self) -> int:

@@ -60,7 +60,7 @@ def load_model(
     """
     config = _read_config(model_path)
     model_class = _model_class(model_path, config, trusts_code)
-    _silence_transformers()
+    silence_transformers()
     if (model_path / REFERENCE).is_file():
         chosen = choose_dtype(dtype, config, None, device)
         model: Any = load_gguf_model(model_path, model_class, chosen)
@@ -157,6 +157,11 @@ def is_slow_on_torch(
         return False
     weights = None if (model_path / REFERENCE).is_file() else _weight_files(model_path)[0]
     return _own_dtype(_read_config(model_path), weights) == torch.float32
+
+
+def checkpoint_dtype(model_path: Path) -> torch.dtype:
+    """Return the dtype of a folder's weights, as its configuration or its first file says."""
+    return _own_dtype(_read_config(model_path), _weight_files(model_path)[0])
 
 
 def to_float32(model: Any) -> None:
@@ -275,7 +280,7 @@ def _has_native_bfloat16(device: torch.device) -> bool:
     return not {"avx512_bf16", "amx_bf16"}.isdisjoint(line.split())
 
 
-def _silence_transformers() -> None:
+def silence_transformers() -> None:
     """Suppress transformers' progress bars and warnings: our errors say what matters."""
     from transformers.utils import logging
 

@@ -62,7 +62,7 @@ class ResponseRun:
     ) -> None:
         self._pool = pool = JournaledPool(context.pool, journal, patience_s)
         context = replace(context, acting_for=job.principal)
-        self._model = context.model(job.request.model)
+        self._model = context.model(job.request.model, "generate")
         self.cleanups: Cleanups = []
         self.deadline: float | None = (
             None  # of the HTTP request that waits for the response, if any

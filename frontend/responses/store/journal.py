@@ -15,7 +15,7 @@ from headrace.frontend.pool.interface import LiveLoad, OutputStream, Pool, PoolB
 from headrace.protocol.calls import AnyCall, CallTarget
 from headrace.protocol.state import PoolState
 from headrace.protocol.to_frontend import Admission, Logprobs, Output, PoolResult
-from headrace.protocol.to_worker import Generate
+from headrace.protocol.to_worker import Encode, Generate
 
 # ["output", turn, token ids, finish reason, stop token, cached tokens, logprobs] or
 # ["value", key, value]
@@ -92,6 +92,9 @@ class JournaledPool:
 
     async def call(self, call: AnyCall, target: CallTarget, timeout_s: float) -> PoolResult:
         return await self._pool.call(call, target, timeout_s)
+
+    def encode(self, group: str, request: Encode) -> OutputStream:
+        return self._pool.encode(group, request)
 
     def generate(self, group: str, request: Generate) -> OutputStream:
         known = self._journal.outputs(self.turn)

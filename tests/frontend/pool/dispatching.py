@@ -134,7 +134,7 @@ def request(request_id: str, prompt: tuple[int, ...] = (1, 2), adapter: str = ""
 async def begin(
     wire: Wire, request_id: str = "r", adapter: str = ""
 ) -> tuple[Flight, "asyncio.Task[list[Output]]"]:
-    flight = wire.dispatch.generate("g", request(request_id, adapter=adapter))
+    flight = wire.dispatch.submit("g", request(request_id, adapter=adapter))
 
     async def read() -> list[Output]:
         return [output async for output in flight]

@@ -29,7 +29,7 @@ from tests.frontend.pool.dispatching import ADMISSION, IDLE, Wire, begin, reques
 async def test_nothing_is_sent_before_the_first_output_is_asked_for() -> None:
     wire = Wire()
     wire.state(a=READY)
-    wire.dispatch.generate("g", request("r"))
+    wire.dispatch.submit("g", request("r"))
     assert wire.sent == []
 
 
@@ -68,7 +68,7 @@ async def test_other_groups_take_no_request() -> None:
     wire = Wire()
     wire.state(a=READY)
     with pytest.raises(PoolUnavailable):
-        await anext(wire.dispatch.generate("other", request("r")))
+        await anext(wire.dispatch.submit("other", request("r")))
 
 
 @pytest.mark.parametrize("how", ["gone", "stalled", "gap", "wrong position"])
@@ -296,7 +296,7 @@ async def test_prompt_logprobs_are_not_asked_for_again() -> None:
     wire = Wire()
     wire.state(a=READY)
     sampling = SamplingParams(seed=1, max_tokens=9, prompt_logprobs=2)
-    flight = wire.dispatch.generate("g", Generate("r", (1, 2), sampling))
+    flight = wire.dispatch.submit("g", Generate("r", (1, 2), sampling))
     task = asyncio.create_task(anext(flight))
     await asyncio.sleep(0)
     wire.answer("a", Output("r", (5,), 0, admission=ADMISSION))
@@ -310,7 +310,7 @@ async def test_prompt_logprobs_are_not_asked_for_again() -> None:
 async def test_cancel_before_the_start_sends_nothing_and_ends_the_reader() -> None:
     wire = Wire()
     wire.state(a=READY)
-    flight = wire.dispatch.generate("g", request("r"))
+    flight = wire.dispatch.submit("g", request("r"))
     flight.cancel()
     with pytest.raises(StopAsyncIteration):
         await anext(flight)
@@ -415,7 +415,7 @@ async def test_a_rejected_line_of_a_batch_says_nothing_of_other_requests() -> No
     wire = Wire()
     wire.state(a=READY)
     line = replace(request("line"), priority=BATCH_PRIORITY)
-    task = asyncio.ensure_future(anext(wire.dispatch.generate("g", line)))
+    task = asyncio.ensure_future(anext(wire.dispatch.submit("g", line)))
     await asyncio.sleep(0)
     wire.refuse("a", "line", reason=QUEUE_FULL, retry_after_s=4.0)
     with pytest.raises(PoolBusy):

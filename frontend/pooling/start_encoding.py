@@ -1,0 +1,96 @@
+"""Submit the texts of a request to the pool, as one piece of work of its client."""
+
+from collections.abc import Sequence
+
+from headrace.frontend.context import Context, ServedModel
+from headrace.frontend.errors import BadRequest
+from headrace.frontend.generation.ownership import (
+    new_request_id,
+    own,
+    owner_of,
+    priority_of,
+    raise_interruption,
+)
+from headrace.frontend.generation.request_log import RequestLog
+from headrace.frontend.generation.token_ledger import reserve_tokens
+from headrace.frontend.metrics import LongestOutput
+from headrace.frontend.middleware.deadline import current_deadline
+from headrace.frontend.pooling.encoding import Encoding
+from headrace.frontend.pooling.texts import EncodeInput, pooling_of
+from headrace.frontend.rate_limits.rate_limits import Demand
+from headrace.frontend.schemas.pooling import PoolingFields
+from headrace.protocol.pooling import NumberFormat, PoolingTask
+from headrace.protocol.to_worker import Encode
+
+
+def start_encoding(
+    context: Context,
+    model: ServedModel,
+    request: PoolingFields,
+    task: PoolingTask,
+    inputs: Sequence[EncodeInput],
+    *,
+    dimensions: int | None = None,
+    number_format: NumberFormat = "float32",
+) -> Encoding:
+    """Submit texts; the HTTP request owns them, and they end with it.
+
+    Raises RateLimited if the client's key has reached a limit.
+    """
+    raise_interruption()
+    tenant, user = owner_of(context.principal, request.user)
+    messages = [
+        Encode(
+            request_id=new_request_id(),
+            prompt_token_ids=each.token_ids,
+            task=task,
+            token_type_ids=each.token_type_ids,
+            prompt_length=each.prompt_length,
+            dimensions=dimensions,
+            activates=request.use_activation,
+            number_format=number_format,
+            priority=priority_of(request.priority),
+            adapter=model.adapter,
+            tenant=tenant,
+            user=user,
+        )
+        for each in inputs
+    ]
+    tokens = [len(each.token_ids) for each in inputs]
+    name = model.group.served_names[0]
+    encoding = Encoding(
+        [context.pool.encode(model.group.name, message) for message in messages],
+        [
+            context.metrics.request(
+                name, count, 1, None, LongestOutput(1), tenant,
+                named_by_client=context.principal.key is None,
+            )
+            for count in tokens
+        ],
+        tokens,
+        current_deadline(context.config.request_timeout_s),
+    )  # fmt: skip
+    demand = Demand(sum(tokens), choices=0, output_tokens=0, is_bounded=True)
+    own(context, model, encoding, reserve_tokens(context, demand, encoding.used_tokens))
+    if context.config.enable_log_requests:
+        RequestLog(context.config, inputs, messages_to_log(messages))
+    return encoding
+
+
+def messages_to_log(messages: Sequence[Encode]) -> list[str]:
+    """Return what the log tells of requests besides their texts."""
+    return [f"{each.task}, dimensions: {each.dimensions}" for each in messages]
+
+
+def check_dimensions(model: ServedModel, dimensions: int | None) -> None:
+    """Raise BadRequest if a model's embeddings cannot be cut to so many numbers."""
+    info = pooling_of(model)
+    if dimensions is None:
+        return
+    if info.dimensions is None:
+        raise BadRequest("dimensions: this model's embeddings cannot be cut; leave it out.")
+    if not 1 <= dimensions <= info.size:
+        raise BadRequest(f"dimensions: must be from 1 to {info.size}.")
+    if info.dimensions and dimensions not in info.dimensions:
+        known = ", ".join(map(str, info.dimensions))
+        raise BadRequest(f"dimensions: must be one of {known}.")

@@ -1,0 +1,175 @@
+"""Decide what a model is for: what its folder and the operator say, in one place for all processes.
+
+The reference's words: a model has a runner (generate or pooling), and is converted for a task that
+its own head does not do.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from headrace.protocol.common.context_length import context_length
+from headrace.protocol.common.pooling.sentence_modules import (
+    PoolingFilesError,
+    SentenceModules,
+    is_count,
+    is_cross_encoder,
+    read_object,
+    read_sentence_modules,
+)
+from headrace.protocol.pooling import Convert, PoolingTask, Runner
+
+# The ends of architectures' names, the first that fits first, and what such models are for.
+_ENDS: tuple[tuple[str, Runner, Convert], ...] = (
+    ("ForCausalLM", "generate", "none"),
+    ("ForConditionalGeneration", "generate", "none"),
+    ("LMHeadModel", "generate", "none"),
+    ("ForMaskedLM", "pooling", "embed"),
+    ("ForPreTraining", "pooling", "embed"),
+    ("ForTextEncoding", "pooling", "embed"),
+    ("ForSequenceClassification", "pooling", "classify"),
+    ("ForTokenClassification", "pooling", "classify"),
+    ("Model", "pooling", "embed"),
+)
+# Models whose positions begin after the id of their padding token.
+_SHIFTED_POSITIONS = frozenset(
+    {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text", "mpnet", "esm"}
+    | {"longformer", "ibert", "roberta-prelayernorm", "xmod"}
+)
+_MAX_LENGTH = 100_000_000  # tokenizers without a limit of their own say 1e30
+
+
+@dataclass(frozen=True, slots=True)
+class PoolingSetup:
+    """How a model pools.
+
+    own_length, longest: tokens of a text: what the authors say, and what the model takes at most.
+    size: numbers of an embedding. dimensions: to how many they may be cut; empty: any number, for
+        embeddings that may be cut; None: they may not.
+    """
+
+    tasks: tuple[PoolingTask, ...]
+    modules: SentenceModules
+    own_length: int
+    longest: int
+    size: int
+    dimensions: tuple[int, ...] | None
+
+
+def choose_runner(
+    folder: Path,
+    runner: Literal["auto", "generate", "pooling"],
+    convert: Literal["auto", "none", "embed", "classify"],
+) -> tuple[Runner, Convert]:
+    """Return what a model is used for, as the operator says or as its folder does.
+
+    Raises PoolingFilesError if the folder's files are damaged, or the operator's words exclude each
+    other.
+    """
+    own_runner, own_convert = _own_use(folder)
+    if runner == "auto":
+        runner = "pooling" if convert in ("embed", "classify") else own_runner
+    if runner == "generate":
+        if convert not in ("auto", "none"):
+            raise PoolingFilesError(f"--convert {convert}: excludes --runner generate")
+        return "generate", "none"
+    if convert == "auto":
+        convert = own_convert if own_convert != "none" else "embed"
+    return "pooling", "embed" if convert == "none" else convert
+
+
+def read_setup(folder: Path, convert: Convert, config: Mapping[str, Any]) -> PoolingSetup:
+    """Return how a model pools. config: its config.json, as it is or as transformers completes it.
+
+    Raises PoolingFilesError if it cannot.
+    """
+    if convert == "classify":
+        raise PoolingFilesError(f"{folder}: models that classify are not served yet")
+    modules = read_sentence_modules(folder)
+    if modules is None:
+        modules = SentenceModules(modes=_default_modes(config), normalizes=True)
+    longest = _longest(folder, config)
+    own = modules.max_tokens or _tokenizer_length(folder) or longest
+    return PoolingSetup(
+        tasks=("embed", "token_embed"),
+        modules=modules,
+        own_length=min(own, longest),
+        longest=longest,
+        size=_size(folder, modules, config),
+        dimensions=_dimensions(config),
+    )
+
+
+def _own_use(folder: Path) -> tuple[Runner, Convert]:
+    """Return what the authors' files say."""
+    if not is_cross_encoder(folder) and read_sentence_modules(folder) is not None:
+        return "pooling", "embed"
+    names = read_object(folder / "config.json").get("architectures")
+    for name in names if isinstance(names, list) else []:
+        for end, runner, convert in _ENDS:
+            if str(name).endswith(end):
+                return runner, convert
+    return "generate", "none"
+
+
+def _default_modes(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return how a model without modules pools: a decoder's last token has read the whole text, an
+    encoder's first one stands for it."""
+    names = config.get("architectures")
+    name = str(names[0]) if isinstance(names, list) and names else ""
+    is_decoder = name.endswith(("ForCausalLM", "LMHeadModel")) or _is_decoder(config)
+    return ("lasttoken",) if is_decoder else ("cls",)
+
+
+def _is_decoder(config: Mapping[str, Any]) -> bool:
+    """Return whether tokens see only those before them, by what configurations have in common."""
+    if config.get("use_bidirectional_attention") or config.get("is_causal") is False:
+        return False
+    return bool(config.get("is_decoder")) or "num_key_value_heads" in config
+
+
+def _longest(folder: Path, config: Mapping[str, Any]) -> int:
+    """Return the most tokens of a text."""
+    positions = context_length(config)
+    if positions is None:
+        positions = _tokenizer_length(folder)
+    if positions is None:
+        raise PoolingFilesError(f"{folder}: does not say how long its texts may be")
+    if config.get("model_type") in _SHIFTED_POSITIONS:
+        pad = config.get("pad_token_id")
+        positions -= 1 + (pad if isinstance(pad, int) and pad >= 0 else 1)
+    if positions < 1:
+        raise PoolingFilesError(f"{folder}: its config.json leaves no positions for tokens")
+    return positions
+
+
+def _tokenizer_length(folder: Path) -> int | None:
+    limit = read_object(folder / "tokenizer_config.json").get("model_max_length")
+    is_number = isinstance(limit, int | float) and not isinstance(limit, bool)
+    return int(cast(float, limit)) if is_number and 0 < cast(float, limit) <= _MAX_LENGTH else None
+
+
+def _size(folder: Path, modules: SentenceModules, config: Mapping[str, Any]) -> int:
+    """Return the numbers of an embedding. Raises PoolingFilesError if modules do not fit."""
+    text = config.get("text_config")
+    values = text if isinstance(text, Mapping) else config
+    hidden = next(
+        (values[name] for name in ("hidden_size", "dim", "d_model", "n_embd") if name in values),
+        None,
+    )
+    if not is_count(hidden):
+        raise PoolingFilesError(f"{folder}: its config.json gives no hidden_size")
+    size = int(hidden or 0) * len(modules.modes)
+    for dense in modules.denses:
+        if dense.inputs != size:
+            raise PoolingFilesError(f"{dense.folder}: takes {dense.inputs} numbers, not {size}")
+        size = dense.outputs
+    return size
+
+
+def _dimensions(config: Mapping[str, Any]) -> tuple[int, ...] | None:
+    given = config.get("matryoshka_dimensions")
+    if isinstance(given, list) and given and all(map(is_count, given)):
+        return tuple(sorted(given))
+    return () if config.get("is_matryoshka") else None

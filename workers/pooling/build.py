@@ -1,0 +1,77 @@
+"""Build an engine for a model that pools from its folder and a group's configuration."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from headrace.protocol.common.pooling.model_setup import read_setup
+from headrace.protocol.common.pooling.sentence_modules import PoolingFilesError, read_object
+from headrace.protocol.config import EngineConfig
+from headrace.workers.deferred_torch import defer_torch_modules
+from headrace.workers.errors import ModelUnsupported
+from headrace.workers.pooling.engine import PoolingEngine
+from headrace.workers.pooling.fake_runner import FakePoolingRunner
+from headrace.workers.pooling.runner import PoolingRunner, TextLimits
+from headrace.workers.start_phases import StartPhases
+
+
+def build_pooling_engine(
+    model_path: Path,
+    config: EngineConfig,
+    workers_on_host: int,
+    log: Callable[[str], None],
+    phases: StartPhases | None = None,
+) -> PoolingEngine:
+    """Load the model and build an engine for it. Raises ModelUnsupported if it cannot be served.
+
+    workers_on_host: the number of workers that share this machine. log: receives lines for the
+        operator. phases: measures the time of each phase.
+    """
+    if config.enable_lora:
+        raise ModelUnsupported("enable_lora: models that pool take no adapters")
+    runner = build_pooling_runner(model_path, config, workers_on_host, log, phases)
+    does = ", ".join(runner.limits.tasks)
+    log(f"pools texts of up to {runner.limits.max_model_len} tokens: {does}")
+    return PoolingEngine(
+        runner,
+        max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=config.max_num_batched_tokens or runner.default_step_tokens,
+    )
+
+
+def build_pooling_runner(
+    model_path: Path,
+    config: EngineConfig,
+    workers_on_host: int,
+    log: Callable[[str], None],
+    phases: StartPhases | None = None,
+) -> PoolingRunner:
+    """Load the model into a runner; see `build_pooling_engine`."""
+    phases = phases or StartPhases()
+    if config.engine == "fake":
+        phases.end_imports()
+        return FakePoolingRunner(_fake_limits(model_path, config), config.fake_step_s)
+    defer_torch_modules()
+    # Imports torch and transformers, which takes seconds.
+    from headrace.workers.pooling.load_encoder import load_pooling_runner
+
+    phases.end_imports()
+    return load_pooling_runner(model_path, config, workers_on_host, log, phases)
+
+
+def _fake_limits(model_path: Path, config: EngineConfig) -> TextLimits:
+    """Return what a model would take, by its files alone."""
+    convert = "embed" if config.convert in ("auto", "none") else config.convert
+    try:
+        values = read_object(model_path / "config.json")
+        setup = read_setup(model_path, convert, values)
+        vocab_size = int((values.get("text_config") or values)["vocab_size"])
+    except (PoolingFilesError, KeyError, TypeError, ValueError) as error:
+        raise ModelUnsupported(f"{model_path}: {error}") from error
+    return TextLimits(
+        tasks=setup.tasks,
+        vocab_size=vocab_size,
+        max_model_len=config.max_model_len or setup.own_length,
+        size=setup.size,
+        dimensions=setup.dimensions,
+        num_token_types=values.get("type_vocab_size") or 1,
+    )

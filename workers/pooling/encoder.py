@@ -1,0 +1,192 @@
+"""Compute the vectors of many texts' tokens in one forward pass of a transformers model.
+
+All texts lie in one row: linear layers see all tokens at once, attention each text by itself. What
+is not a model of transformers' attention interface runs texts of one length together instead, as
+the model itself would. Either way nothing is padded with other texts in mind, and a text's vectors
+do not depend on those beside it.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.modeling_utils import PreTrainedModel
+
+from headrace.protocol.to_worker import Encode
+from headrace.workers.errors import ModelUnsupported
+from headrace.workers.linear.row_counts import round_up_rows
+from headrace.workers.pooling.varlen_attention import TextGroup, VarlenAttention
+
+# MKL's products of few rows differ in their last bits from those of many: of fewer than 4 a thread.
+_MIN_ROWS_OF_THREAD = 8
+_CHECK_LENGTHS = (5, 17, 5, 40)
+_LONG_CHECK = 300
+_TOLERANCES = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.2}
+
+
+class Encoder:
+    """A model without its head.
+
+    is_varlen: whether texts of different lengths share a forward pass.
+    """
+
+    def __init__(self, model: PreTrainedModel, max_len: int) -> None:
+        self.model = model
+        self._max_len = max_len
+        self._takes = frozenset(inspect.signature(model.forward).parameters)
+        self._padding = _padding_of_positions(model)
+        self._attention = VarlenAttention()
+        self._own_attention: str = model.config._attn_implementation
+        self.is_varlen = False
+
+    @torch.inference_mode()
+    def check(self) -> str:
+        """Use the fast way if its vectors are the model's own; return why not, or ""."""
+        reason = self._why_not_varlen()
+        self.is_varlen = not reason
+        if reason:
+            self.model.set_attn_implementation(self._own_attention)
+        return reason
+
+    def _why_not_varlen(self) -> str:
+        name = type(self.model).__name__
+        if "position_ids" not in self._takes:
+            return f"{name} takes no positions"
+        requests = self._check_texts()
+        alone = self._encode_equal(requests, lambda: None)
+        try:
+            self.model.set_attn_implementation(self._attention.name)
+            together = self._encode_together(requests, lambda: None)
+        except (ModelUnsupported, RuntimeError, ValueError, TypeError, KeyError) as error:
+            return f"{name}: {(str(error).splitlines() or [type(error).__name__])[0]}"
+        if not self._attention.calls:
+            return f"{name} does its attention by itself"
+        tolerance = _TOLERANCES[self.model.dtype]
+        for own, ours in zip(alone, together, strict=True):
+            scale = max(float(own.float().abs().max()), 1e-6)
+            if not float((own.float() - ours.float()).abs().max()) <= tolerance * scale:
+                return f"{name} computes something else when texts lie in one row"
+        return ""
+
+    def _check_texts(self) -> list[Encode]:
+        lengths = [min(length, self._max_len) for length in (*_CHECK_LENGTHS, _LONG_CHECK)]
+        generator = torch.Generator().manual_seed(0)
+        embedding: Any = self.model.get_input_embeddings()
+        vocab = embedding.weight.shape[0]
+        texts = [torch.randint(vocab, (length,), generator=generator) for length in lengths]
+        return [Encode(str(n), tuple(text.tolist()), "embed") for n, text in enumerate(texts)]
+
+    @torch.inference_mode()
+    def encode(self, requests: Sequence[Encode], report: Callable[[], None]) -> list[Tensor]:
+        """Return the vectors [tokens, size] of each text. report: called as the pass proceeds."""
+        if self.is_varlen:
+            return self._encode_together(requests, report)
+        return self._encode_equal(requests, report)
+
+    def _encode_together(
+        self, requests: Sequence[Encode], report: Callable[[], None]
+    ) -> list[Tensor]:
+        order = _by_length(requests)
+        groups, start = [], 0
+        for length, texts in groupby(order, key=lambda index: _length(requests[index])):
+            count = len(list(texts))
+            groups.append(TextGroup(start, count, length))
+            start += count * length
+        self._attention.prepare(groups, report)
+        ids = [requests[index].prompt_token_ids for index in order]
+        filling = self._filling(start)
+        rows = self._inputs(
+            [token for text in ids for token in text] + [0] * filling,
+            [place for text in ids for place in self._positions(text)] + [0] * filling,
+            [kind for index in order for kind in _types(requests[index])] + [0] * filling,
+        )
+        hidden = self._forward(**{name: row.unsqueeze(0) for name, row in rows.items()})[0]
+        vectors = hidden[:start].split([len(text) for text in ids])
+        return _in_order(vectors, order)
+
+    def _encode_equal(self, requests: Sequence[Encode], report: Callable[[], None]) -> list[Tensor]:
+        order = _by_length(requests)
+        vectors: list[Tensor] = []
+        for length, texts in groupby(order, key=lambda index: _length(requests[index])):
+            indexes = list(texts)
+            again = -(-self._filling(len(indexes) * length) // length)  # whole texts, ignored
+            same = [requests[index] for index in (*indexes, *[indexes[0]] * again)]
+            rows = self._inputs(
+                [token for request in same for token in request.prompt_token_ids],
+                [place for request in same for place in self._positions(request.prompt_token_ids)],
+                [kind for request in same for kind in _types(request)],
+            )
+            hidden = self._forward(
+                **{name: row.view(len(same), length) for name, row in rows.items()}
+            )
+            vectors += hidden[: len(indexes)].unbind()
+            report()
+        return _in_order(vectors, order)
+
+    def _forward(self, **inputs: Tensor) -> Tensor:
+        options = {"use_cache": False} if "use_cache" in self._takes else {}
+        hidden: Tensor = self.model(**inputs, **options, return_dict=True).last_hidden_state
+        return hidden
+
+    def _inputs(
+        self, token_ids: list[int], positions: list[int], types: list[int]
+    ) -> dict[str, Tensor]:
+        rows = {"input_ids": token_ids, "position_ids": positions, "token_type_ids": types}
+        if not any(types):  # which is what models assume
+            del rows["token_type_ids"]
+        device = self.model.device
+        return {
+            name: torch.tensor(row, dtype=torch.long, device=device)
+            for name, row in rows.items()
+            if name in self._takes
+        }
+
+    def _positions(self, text: Sequence[int]) -> Sequence[int]:
+        """Return the positions of a text's tokens: from 0, or as RoBERTa counts them, where a
+        padding token in the text is not counted."""
+        if self._padding is None:
+            return range(len(text))
+        places, place = [], self._padding
+        for token in text:
+            place += token != self._padding
+            places.append(self._padding if token == self._padding else place)
+        return places
+
+    def _filling(self, rows: int) -> int:
+        """Return how many rows to add, so that products are those of many rows."""
+        if self.model.device.type != "cpu":
+            return 0
+        least = max(rows, _MIN_ROWS_OF_THREAD * torch.get_num_threads())
+        return (least if self.model.dtype == torch.float32 else round_up_rows(least)) - rows
+
+
+def _padding_of_positions(model: PreTrainedModel) -> int | None:
+    """Return the token id after which a model counts positions; None if it counts from 0."""
+    embeddings = getattr(model, "embeddings", None)
+    module = inspect.getmodule(type(embeddings))
+    counts = hasattr(embeddings, "create_position_ids_from_input_ids") or hasattr(
+        module, "create_position_ids_from_input_ids"
+    )
+    padding = getattr(embeddings, "padding_idx", None)
+    return padding if counts and isinstance(padding, int) else None
+
+
+def _length(request: Encode) -> int:
+    return len(request.prompt_token_ids)
+
+
+def _types(request: Encode) -> Sequence[int]:
+    return request.token_type_ids or [0] * _length(request)
+
+
+def _by_length(requests: Sequence[Encode]) -> list[int]:
+    """Return the indexes of texts, those of one length next to each other."""
+    return sorted(range(len(requests)), key=lambda index: _length(requests[index]))
+
+
+def _in_order(vectors: Sequence[Tensor], order: Sequence[int]) -> list[Tensor]:
+    found = dict(zip(order, vectors, strict=True))
+    return [found[index] for index in range(len(order))]

@@ -1,0 +1,124 @@
+"""Load a transformers model that pools into a runner."""
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from headrace.protocol.common.gguf_reference import REFERENCE
+from headrace.protocol.common.pooling.model_setup import PoolingSetup, read_setup
+from headrace.protocol.common.pooling.sentence_modules import PoolingFilesError, read_object
+from headrace.protocol.config import Dtype, EngineConfig
+from headrace.protocol.logs.set_up import adopt_library_loggers
+from headrace.workers.errors import ModelUnsupported
+from headrace.workers.load_options import threads_of
+from headrace.workers.pooling.encoder import Encoder
+from headrace.workers.pooling.pooler import Pooler
+from headrace.workers.pooling.runner import TextLimits
+from headrace.workers.pooling.torch_runner import TorchPoolingRunner
+from headrace.workers.start_phases import StartPhases
+from headrace.workers.torch_runner.loading import (
+    checkpoint_dtype,
+    choose_device,
+    silence_transformers,
+)
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load_pooling_runner(
+    model_path: Path,
+    config: EngineConfig,
+    workers_on_host: int,
+    log: Callable[[str], None],
+    phases: StartPhases,
+) -> TorchPoolingRunner:
+    """Load a model folder. Raises ModelUnsupported, with one line, if it cannot be served."""
+    adopt_library_loggers()
+    if (model_path / REFERENCE).is_file():
+        raise ModelUnsupported("a GGUF file that pools is not served yet: give safetensors")
+    if config.quantization is not None:
+        raise ModelUnsupported("quantization is not supported for models that pool")
+    device = choose_device(config.device)
+    threads = threads_of(config, workers_on_host)
+    torch.set_num_threads(threads)
+    with phases.phase("weights"):
+        model = _load_model(model_path, _choose_dtype(model_path, config.dtype, device), device)
+    setup = _read_setup(model_path, config, model)
+    length = config.max_model_len or setup.own_length
+    if length > setup.longest:
+        raise ModelUnsupported(f"max_model_len is {length}, but the model takes {setup.longest}")
+    encoder = Encoder(model, length)
+    log(f"{type(model).__name__} in {model.dtype} on {device}, {threads} threads")
+    with phases.phase("self-check"):
+        reason = encoder.check()
+    if reason:
+        log(f"texts of different lengths run one after the other: {reason}")
+    limits = TextLimits(
+        tasks=setup.tasks,
+        vocab_size=model.get_input_embeddings().weight.shape[0],
+        max_model_len=length,
+        size=setup.size,
+        dimensions=setup.dimensions,
+        num_token_types=getattr(model.config, "type_vocab_size", 0) or 1,
+    )
+    return TorchPoolingRunner(encoder, Pooler(setup.modules, device), limits)
+
+
+def _read_setup(model_path: Path, config: EngineConfig, model: Any) -> PoolingSetup:
+    convert = "embed" if config.convert in ("auto", "none") else config.convert
+    try:
+        return read_setup(model_path, convert, _configuration(model_path, model))
+    except PoolingFilesError as error:
+        raise ModelUnsupported(str(error)) from error
+
+
+def _configuration(model_path: Path, model: Any) -> dict[str, Any]:
+    """Return the completed configuration, with the architecture that the folder names."""
+    config: dict[str, Any] = model.config.get_text_config(decoder=True).to_dict()
+    return config | {"architectures": read_object(model_path / "config.json").get("architectures")}
+
+
+def _choose_dtype(model_path: Path, configured: Dtype, device: torch.device) -> torch.dtype:
+    """Return the dtype to compute in. "auto" is the checkpoint's: embeddings that are kept must not
+    depend on the machine. On a CPU float16 is float32, which holds the same and is faster."""
+    if configured != "auto":
+        return _DTYPES[configured]
+    own = checkpoint_dtype(model_path)
+    return torch.float32 if own == torch.float16 and device.type == "cpu" else own
+
+
+def _load_model(model_path: Path, dtype: torch.dtype, device: torch.device) -> Any:
+    """Load the model without its head. Raises ModelUnsupported if a weight is missing."""
+    from transformers import AutoConfig, AutoModel
+
+    silence_transformers()
+    try:
+        config = AutoConfig.from_pretrained(model_path, local_files_only=True)
+        model_class = AutoModel._model_mapping[type(config)]  # type: ignore[index]
+        takes = inspect.signature(model_class.__init__).parameters
+        options = {"add_pooling_layer": False} if "add_pooling_layer" in takes else {}
+        model, report = AutoModel.from_pretrained(
+            model_path,
+            dtype=dtype,
+            attn_implementation="eager",
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            **options,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelUnsupported(f"{model_path} cannot be loaded: {first_line}") from error
+    missing = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
+    if missing:
+        raise ModelUnsupported(
+            f"{model_path} lacks {len(missing)} weights that its architecture needs, "
+            f"among them {missing[0]}"
+        )
+    model.eval()
+    model.requires_grad_(False)
+    return model.to(device)

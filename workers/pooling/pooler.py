@@ -1,0 +1,145 @@
+"""Turn the vectors of a text's tokens into its numbers, as sentence-transformers' modules do.
+
+All in float32, whatever the model computes in: means of many rounded numbers would be off. One text
+at a time, so that a text's numbers do not depend on those beside it.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional
+
+from headrace.protocol.common.pooling.sentence_modules import DenseModule, SentenceModules
+from headrace.protocol.to_frontend import Pooled
+from headrace.protocol.to_worker import Encode
+from headrace.workers.errors import ModelUnsupported
+from headrace.workers.pooling.runner import EncodeResult
+from headrace.workers.sequence.sequence import Failure
+
+NOT_FINITE = Failure("rejected", "input: the model's numbers for this text are not finite")
+_FORMATS = {
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "fp8_e4m3": torch.float8_e4m3fn,
+    "fp8_e5m2": torch.float8_e5m2,
+}
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "Identity": lambda numbers: numbers,
+    "Tanh": torch.tanh,
+    "ReLU": torch.relu,
+    "GELU": functional.gelu,
+    "SiLU": functional.silu,
+    "Sigmoid": torch.sigmoid,
+}
+
+
+class Pooler:
+    """Pools as a folder's modules say. Raises ModelUnsupported if a module's weights do not fit."""
+
+    def __init__(self, modules: SentenceModules, device: torch.device) -> None:
+        self._modes, self._normalizes = modules.modes, modules.normalizes
+        self._denses = [_Dense(dense, device) for dense in modules.denses]
+
+    def pool(self, request: Encode, vectors: Tensor) -> EncodeResult:
+        """Return a text's numbers. vectors: of its tokens [tokens, size]."""
+        text = vectors.float()[request.prompt_length :]
+        if request.task == "embed":
+            numbers = torch.cat([_MODES[mode](text) for mode in self._modes], dim=-1)
+            for dense in self._denses:
+                numbers = dense(numbers)
+        else:
+            numbers = text
+        return self._finish(request, numbers)
+
+    def _finish(self, request: Encode, numbers: Tensor) -> EncodeResult:
+        """Cut, normalize and write numbers [..., size]."""
+        if request.dimensions is not None:
+            numbers = numbers[..., : request.dimensions]
+        normalizes = self._normalizes if request.activates is None else request.activates
+        if normalizes:
+            numbers = functional.normalize(numbers, dim=-1)
+        if not bool(torch.isfinite(numbers).all()):
+            return NOT_FINITE
+        return Pooled(to_bytes(numbers, request.number_format), tuple(numbers.shape))
+
+
+def to_bytes(numbers: Tensor, number_format: str) -> bytes:
+    """Return numbers in a format, in the byte order of this machine."""
+    numbers = numbers.contiguous().cpu()
+    if number_format != "float32":
+        numbers = numbers.to(_FORMATS[number_format])
+    return numbers.view(torch.uint8).numpy().tobytes()
+
+
+class _Dense:
+    """A linear layer and its activation, for one vector."""
+
+    def __init__(self, module: DenseModule, device: torch.device) -> None:
+        self._activation = _ACTIVATIONS.get(module.activation)
+        if self._activation is None:
+            raise ModelUnsupported(f"{module.folder}: {module.activation} is not supported")
+        weights = _read_weights(module.folder)
+        shapes = {"linear.weight": (module.outputs, module.inputs)}
+        if module.has_bias:
+            shapes["linear.bias"] = (module.outputs,)  # type: ignore[assignment]
+        for name, shape in shapes.items():
+            if name not in weights or tuple(weights[name].shape) != shape:
+                raise ModelUnsupported(f"{module.folder}: no {name} of the shape {shape}")
+        self._weight = weights["linear.weight"].float().to(device)
+        self._bias = weights["linear.bias"].float().to(device) if module.has_bias else None
+
+    def __call__(self, vector: Tensor) -> Tensor:
+        assert self._activation is not None
+        return self._activation(functional.linear(vector, self._weight, self._bias))
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    file = folder / "model.safetensors"
+    try:
+        return load_file(file)
+    except FileNotFoundError:
+        raise ModelUnsupported(
+            f"{folder}: has no model.safetensors (pickled weights of modules are not read)"
+        ) from None
+    except (OSError, SafetensorError) as error:
+        raise ModelUnsupported(f"{file}: cannot be read") from error
+
+
+def _first(rows: Tensor) -> Tensor:
+    return rows[0]
+
+
+def _last(rows: Tensor) -> Tensor:
+    return rows[-1]
+
+
+def _max(rows: Tensor) -> Tensor:
+    return rows.amax(dim=0)
+
+
+def _mean(rows: Tensor) -> Tensor:
+    return rows.sum(dim=0) / len(rows)
+
+
+def _mean_sqrt(rows: Tensor) -> Tensor:
+    return rows.sum(dim=0) / len(rows) ** 0.5
+
+
+def _weighted_mean(rows: Tensor) -> Tensor:
+    """Weigh each token by its place in the text, from 1."""
+    weights = torch.arange(1, len(rows) + 1, dtype=rows.dtype, device=rows.device)
+    return (rows * weights.unsqueeze(1)).sum(dim=0) / weights.sum()
+
+
+_MODES: dict[str, Callable[[Tensor], Tensor]] = {
+    "cls": _first,
+    "max": _max,
+    "mean": _mean,
+    "mean_sqrt_len_tokens": _mean_sqrt,
+    "weightedmean": _weighted_mean,
+    "lasttoken": _last,
+}

@@ -1,0 +1,66 @@
+"""The interface between the engine and what runs a model that pools."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from headrace.protocol.pooling import Task
+from headrace.protocol.to_frontend import Pooled
+from headrace.protocol.to_worker import Encode
+from headrace.workers.sequence.sequence import Failure
+
+EncodeResult = Pooled | Failure
+
+
+@dataclass(frozen=True, slots=True)
+class TextLimits:
+    """What a model takes, and what it does.
+
+    vocab_size: token ids are below it. num_token_types: token type ids are.
+    max_model_len: the most tokens of a text.
+    size: numbers of an embedding. dimensions: to how many they may be cut; empty: to any number;
+        None: they may not be cut.
+    """
+
+    tasks: tuple[Task, ...]
+    vocab_size: int
+    max_model_len: int
+    size: int
+    dimensions: tuple[int, ...] | None = None
+    num_token_types: int = 1
+
+
+class PoolingRunner(Protocol):
+    """Turns whole texts into numbers, many at a time.
+
+    default_step_tokens: how many tokens in a step suit the device at most.
+    """
+
+    @property
+    def limits(self) -> TextLimits: ...
+
+    @property
+    def default_step_tokens(self) -> int: ...
+
+    def run(self, requests: Sequence[Encode], report: Callable[[], None]) -> list[EncodeResult]:
+        """Run texts and return the result of each.
+
+        A text's numbers do not depend on those beside it. May raise anything if the device fails,
+        but never because of a request that was admitted.
+
+        report: called whenever the step has come further: long texts take long.
+        """
+        ...
+
+    @property
+    def weight_bytes(self) -> int | None:
+        """Memory of the weights in bytes; None if unknown."""
+        ...
+
+    def offload_weights(self) -> None:
+        """Move weights from an accelerator's memory to the host's. Harmless twice."""
+        ...
+
+    def restore_weights(self) -> None:
+        """Move weights back. Harmless twice. Raises MemoryError if there is no memory for them."""
+        ...
