@@ -280,14 +280,14 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _record_embedding(self, args: Any, output: torch.Tensor) -> None:
         weight, indices = args[0], args[1].flatten()
-        offsets = set((indices - self._positions[0]).tolist())
         data = {"weight": weight, "by": "tokens", "offset": 0}
-        if len(offsets) == 1:
-            data |= {"by": "positions", "offset": offsets.pop()}
-        elif torch.equal(indices, self._token_types[0]):
+        if torch.equal(indices, self._token_types[0]):
             data["by"] = "types"
         elif not torch.equal(indices, self._token_ids[0]):
-            raise NotStatic("it looks up something other than tokens, positions or types")
+            offsets = set((indices - self._positions[0]).tolist())
+            if len(offsets) != 1:
+                raise NotStatic("it looks up something other than tokens, positions or types")
+            data |= {"by": "positions", "offset": offsets.pop()}
         self._add("embedding", (), output, data)
 
     def _record_addmm(self, args: Any, output: torch.Tensor) -> None:
