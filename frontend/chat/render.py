@@ -74,7 +74,7 @@ async def render_chat(
         )
     template = tokenizer.tool_template if tools else tokenizer.template
     if template is None:
-        raise BadRequest("This model has no chat template, so it takes completions only.")
+        raise BadRequest("This model has no chat template, so it takes no messages.")
     as_parts = _use_parts(serving, template.expects_parts)
     if not template.names_calls and any(message.tool_calls for message in messages):
         _log.warning("a model's chat template does not show the tool calls of earlier turns")

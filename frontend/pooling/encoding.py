@@ -84,8 +84,8 @@ class Encoding:
             return
         if output is None or output.finish_reason is None:
             return
-        if (error := error_of(output)) is not None:
-            self._fail(error)
+        if (failure := error_of(output)) is not None:
+            self._fail(failure)
             return
         self._begun.add(index)
         self._observers[index].output(0, output.admission)

@@ -55,9 +55,8 @@ async def encode_inputs(
     """
     strings = [text for text in texts if isinstance(text, str)]
     if not strings:
-        return await _check_ids(
-            request, model, [ids for ids in texts if not isinstance(ids, str)], field
-        )
+        ids = [each for each in texts if not isinstance(each, str)]
+        return await _check_ids(request, model, ids, field)
     prompt = _prompt(pooling_of(model), prompt_name)
     return await encode_texts(
         request, model, strings, add_special_tokens=add_special_tokens, prompt=prompt, field=field
@@ -76,9 +75,9 @@ async def encode_texts(
     """Tokenize texts with a prompt before each; see `encode_inputs`."""
     tokenizer, info = model.tokenizer, pooling_of(model)
     is_cut = request.truncate_prompt_tokens is not None
-    whole = [
-        _shortened(prompt + text, tokenizer, request) if is_cut else prompt + text for text in texts
-    ]
+    whole = [prompt + text for text in texts]
+    if is_cut:
+        whole = [_shortened(text, tokenizer, request) for text in whole]
     if info.lowercases:
         whole = [text.lower() for text in whole]
     for text in whole:

@@ -11,7 +11,7 @@ from headrace.frontend.app import create_app
 from headrace.frontend.metrics import Metrics
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.protocol.config import GroupConfig, PoolConfig, ServingOptions
-from headrace.protocol.text import TextInfo
+from headrace.protocol.text import PoolingInfo, TextInfo
 from headrace.protocol.to_worker import Generate
 from tests.contract import replay
 from tests.frontend.fake_pool import FakePool
@@ -36,10 +36,13 @@ def kind_of(request: Generate) -> str:
     return "chat" if EOS in request.prompt_token_ids else "completion"
 
 
-def client_of(tmp_path: Path, **settings: object) -> Client:
+def client_of(
+    tmp_path: Path, pooling: PoolingInfo | None = None, name: str = "smol", **settings: object
+) -> Client:
     backend = byte_level()
     info = TextInfo(
-        max_model_len=2048,
+        max_model_len=2048 if pooling is None else 256,
+        pooling=pooling,
         vocab_size=49152,  # the model's that was recorded; a sample holds its ids
         bos_token=SPECIAL[1],
         eos_token=SPECIAL[2],
@@ -59,7 +62,7 @@ def client_of(tmp_path: Path, **settings: object) -> Client:
         model="/secret/smol",
         model_path=Path("/secret/smol"),
         text_path=tmp_path,
-        served_names=("smol",),
+        served_names=(name,),
         serving=ServingOptions(tool_call_parser="hermes"),
     )
     enabled = {"enable_tokenizer_info": True, "enable_admin": True}
@@ -112,8 +115,15 @@ async def test_sample_with_a_key(name: str, tmp_path: Path) -> None:
     await replay.replay(name, caller(client_of(tmp_path, api_keys=(replay.KEY,))))
 
 
+@pytest.mark.parametrize("name", sorted(replay.OF_EMBEDDINGS))
+async def test_sample_of_an_embedding_model(name: str, tmp_path: Path) -> None:
+    info = PoolingInfo(tasks=("embed", "token_embed"), size=3)
+    await replay.replay(name, caller(client_of(tmp_path, info, "minilm")))
+
+
 def test_every_sample_is_replayed_or_named() -> None:
     samples = {path.stem for path in replay.SAMPLES.glob("*.json")}
     assert len(samples) == 74
     assert set(replay.LATER) <= samples
-    assert set(replay.names()) | set(replay.LATER) | replay.WITH_KEY == samples
+    others = replay.WITH_KEY | replay.OF_EMBEDDINGS
+    assert set(replay.names()) | set(replay.LATER) | others == samples

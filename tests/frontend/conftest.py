@@ -10,6 +10,7 @@ from openai import AsyncOpenAI
 from quart import Quart
 from quart.typing import TestClientProtocol as Client
 from sqlalchemy import create_engine
+from tokenizers import Tokenizer, processors
 
 from headrace.frontend.abortable import Abortable
 from headrace.frontend.access.key_table import KeyTable
@@ -20,7 +21,7 @@ from headrace.frontend.process.drain import Drain
 from headrace.frontend.store.engine import metadata
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.protocol.config import EngineConfig, GroupConfig, PoolConfig, ServingOptions
-from headrace.protocol.text import TextInfo
+from headrace.protocol.text import PoolingInfo, TextInfo
 from tests.frontend.fake_pool import FakePool
 from tests.frontend.responses.postgres import binaries, cluster
 from tests.frontend.structured.shared_checkers import new_grammars
@@ -94,6 +95,27 @@ def make_app(text: ModelTokenizer, text_path: Path, pool: FakePool, tmp_path: Pa
         )
 
     return make
+
+
+@pytest.fixture
+def pooling_text(text: ModelTokenizer) -> ModelTokenizer:
+    """A model that pools: texts begin and end with special tokens, and have at most 64."""
+    backend = Tokenizer.from_str(text.backend.to_str())
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{SPECIAL[1]} $A {SPECIAL[2]}", special_tokens=[(SPECIAL[1], 1), (SPECIAL[2], 2)]
+    )
+    info = PoolingInfo(
+        tasks=("embed", "token_embed"),
+        size=3,
+        prompts={"query": "capital ", "document": ""},
+    )
+    changes = {"pooling": info, "max_model_len": 64}
+    return ModelTokenizer(text.info.model_copy(update=changes), backend)
+
+
+@pytest.fixture
+def pooling_client(make_app: MAKE_APP, pooling_text: ModelTokenizer) -> Client:
+    return make_app(model=pooling_text).test_client()
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """A pool without workers: its tokens are a fixed text's, or whatever a test says."""
 
 import asyncio
+from array import array
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 
@@ -23,11 +24,13 @@ from headrace.protocol.to_frontend import (
     FinishReason,
     Logprobs,
     Output,
+    Pooled,
     PoolResult,
 )
-from headrace.protocol.to_worker import Generate
+from headrace.protocol.to_worker import Encode, Generate
 
 Reply = Callable[[Generate], list[int]]
+Numbers = Callable[[Encode], Pooled]
 
 
 def pool_state(
@@ -57,6 +60,7 @@ class FakePool:
     busy: what requests fail with before they are looked at.
     calls: the admin calls that were made, and their targets. values: what a worker answers, by the
         classes of calls. errors: why they cannot be executed, and of which kind that is.
+    numbers: the numbers of texts. encoded: the requests for them.
     reason: why texts end, whatever their tokens say. error: what their last outputs say of it.
     cached_tokens, written_tokens: prompt tokens that workers find in their caches, and add to them.
     """
@@ -77,6 +81,9 @@ class FakePool:
     calls: list[tuple[AnyCall, CallTarget]] = field(default_factory=list)
     values: dict[type[AdminCall], AnyResult] = field(default_factory=dict)
     errors: dict[type[AdminCall], tuple[str, ErrorKind]] = field(default_factory=dict)
+    numbers: Numbers = field(default=lambda request: three_numbers(request))
+    encoded: list[Encode] = field(default_factory=list, repr=False)
+    encodings: list["FakeEncoding"] = field(default_factory=list, repr=False)
     requests: list[Generate] = field(default_factory=list, repr=False)
     streams: list["FakeStream"] = field(default_factory=list, repr=False)
     release: asyncio.Event = field(default_factory=asyncio.Event)
@@ -106,6 +113,48 @@ class FakePool:
         self.streams.append(stream)
         self._started.set()
         return stream
+
+    def encode(self, group: str, request: Encode) -> "FakeEncoding":
+        self.encoded.append(request)
+        self.encodings.append(FakeEncoding(self, request))
+        return self.encodings[-1]
+
+
+def three_numbers(request: Encode) -> Pooled:
+    """The sum of the tokens, how many they are, and a fraction."""
+    ids = request.prompt_token_ids
+    values = [float(sum(ids)), float(len(ids)), 0.1][: request.dimensions]
+    return Pooled(array("f", values).tobytes(), (len(values),))
+
+
+class FakeEncoding:
+    """The only output of a text; it comes when the pool's `release` is set, if it is held."""
+
+    def __init__(self, pool: FakePool, request: Encode) -> None:
+        self._pool, self.request, self.cancelled = pool, request, False
+        self._is_held = pool.hold_after == 0 and len(pool.encodings) >= pool.hold_from
+
+    def __aiter__(self) -> AsyncIterator[Output]:
+        return self
+
+    async def __anext__(self) -> Output:
+        await asyncio.sleep(0)
+        pool, name = self._pool, self.request.request_id
+        if pool.failure is not None:
+            raise pool.failure
+        if self._is_held:
+            await pool.release.wait()
+        admission = Admission(0, queue_s=0.5, prefill_s=0.25, engine="0")
+        if pool.error is not None:
+            reason = pool.reason or "rejected"
+            return Output(name, (), 0, reason, admission=admission, error=pool.error)
+        return Output(name, (), 0, "stop", admission=admission, pooled=pool.numbers(self.request))
+
+    def ready(self) -> None:
+        """Nothing has ever come before it is waited for."""
+
+    def cancel(self) -> None:
+        self.cancelled = True
 
 
 class FakeStream:

@@ -60,10 +60,9 @@ def build_pooling_runner(
 
 def _fake_limits(model_path: Path, config: EngineConfig) -> TextLimits:
     """Return what a model would take, by its files alone."""
-    convert = "embed" if config.convert in ("auto", "none") else config.convert
     try:
         values = read_object(model_path / "config.json")
-        setup = read_setup(model_path, convert, values)
+        setup = read_setup(model_path, config.convert, values)
         vocab_size = int((values.get("text_config") or values)["vocab_size"])
     except (PoolingFilesError, KeyError, TypeError, ValueError) as error:
         raise ModelUnsupported(f"{model_path}: {error}") from error

@@ -21,7 +21,9 @@ from headrace.workers.linear.row_counts import round_up_rows
 from headrace.workers.pooling.varlen_attention import TextGroup, VarlenAttention
 
 # MKL's products of few rows differ in their last bits from those of many: of fewer than 4 a thread.
-_MIN_ROWS_OF_THREAD = 8
+# And what a thread computes of a tensor must be whole vectors, of 32 numbers at most: torch computes
+# the rest one by one, with other last bits.
+_ROWS_OF_THREAD = 16
 _CHECK_LENGTHS = (5, 17, 5, 40)
 _LONG_CHECK = 300
 _TOLERANCES = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.2}
@@ -34,7 +36,7 @@ class Encoder:
     """
 
     def __init__(self, model: PreTrainedModel, max_len: int) -> None:
-        self.model = model
+        self.model: Any = model
         self._max_len = max_len
         self._takes = frozenset(inspect.signature(model.forward).parameters)
         self._padding = _padding_of_positions(model)
@@ -66,8 +68,9 @@ class Encoder:
             return f"{name} does its attention by itself"
         tolerance = _TOLERANCES[self.model.dtype]
         for own, ours in zip(alone, together, strict=True):
-            scale = max(float(own.float().abs().max()), 1e-6)
-            if not float((own.float() - ours.float()).abs().max()) <= tolerance * scale:
+            wanted, found = own.float().nan_to_num(), ours.float().nan_to_num()
+            scale = max(float(wanted.abs().max()), 1e-6)
+            if float((wanted - found).abs().max()) > tolerance * scale:
                 return f"{name} computes something else when texts lie in one row"
         return ""
 
@@ -97,14 +100,14 @@ class Encoder:
             start += count * length
         self._attention.prepare(groups, report)
         ids = [requests[index].prompt_token_ids for index in order]
-        filling = self._filling(start)
+        filling = self._filling(start, multiple=True)
         rows = self._inputs(
             [token for text in ids for token in text] + [0] * filling,
             [place for text in ids for place in self._positions(text)] + [0] * filling,
             [kind for index in order for kind in _types(requests[index])] + [0] * filling,
         )
         hidden = self._forward(**{name: row.unsqueeze(0) for name, row in rows.items()})[0]
-        vectors = hidden[:start].split([len(text) for text in ids])
+        vectors = torch.split(hidden[:start], [len(text) for text in ids])
         return _in_order(vectors, order)
 
     def _encode_equal(self, requests: Sequence[Encode], report: Callable[[], None]) -> list[Tensor]:
@@ -155,11 +158,12 @@ class Encoder:
             places.append(self._padding if token == self._padding else place)
         return places
 
-    def _filling(self, rows: int) -> int:
-        """Return how many rows to add, so that products are those of many rows."""
+    def _filling(self, rows: int, multiple: bool = False) -> int:
+        """Return how many rows to add, so that last bits do not depend on the number of rows."""
         if self.model.device.type != "cpu":
             return 0
-        least = max(rows, _MIN_ROWS_OF_THREAD * torch.get_num_threads())
+        unit = _ROWS_OF_THREAD * torch.get_num_threads()
+        least = -(-rows // unit) * unit if multiple else max(rows, unit)
         return (least if self.model.dtype == torch.float32 else round_up_rows(least)) - rows
 
 

@@ -69,9 +69,8 @@ def load_pooling_runner(
 
 
 def _read_setup(model_path: Path, config: EngineConfig, model: Any) -> PoolingSetup:
-    convert = "embed" if config.convert in ("auto", "none") else config.convert
     try:
-        return read_setup(model_path, convert, _configuration(model_path, model))
+        return read_setup(model_path, config.convert, _configuration(model_path, model))
     except PoolingFilesError as error:
         raise ModelUnsupported(str(error)) from error
 
@@ -98,8 +97,8 @@ def _load_model(model_path: Path, dtype: torch.dtype, device: torch.device) -> A
     silence_transformers()
     try:
         config = AutoConfig.from_pretrained(model_path, local_files_only=True)
-        model_class = AutoModel._model_mapping[type(config)]  # type: ignore[index]
-        takes = inspect.signature(model_class.__init__).parameters
+        model_class: Any = AutoModel._model_mapping[type(config)]
+        takes = inspect.signature(model_class).parameters
         options = {"add_pooling_layer": False} if "add_pooling_layer" in takes else {}
         model, report = AutoModel.from_pretrained(
             model_path,

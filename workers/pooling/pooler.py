@@ -94,13 +94,15 @@ class _Dense:
 
     def __call__(self, vector: Tensor) -> Tensor:
         assert self._activation is not None
-        return self._activation(functional.linear(vector, self._weight, self._bias))
+        numbers: Tensor = self._activation(functional.linear(vector, self._weight, self._bias))
+        return numbers
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
     file = folder / "model.safetensors"
     try:
-        return load_file(file)
+        weights: dict[str, Tensor] = load_file(file)
+        return weights
     except FileNotFoundError:
         raise ModelUnsupported(
             f"{folder}: has no model.safetensors (pickled weights of modules are not read)"

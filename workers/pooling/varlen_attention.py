@@ -108,16 +108,16 @@ def _attend_group(
 ) -> Tensor:
     """Return the attention [texts, heads, length, dim] of texts of one length."""
     rows = slice(group.start, group.end)
-    parts = [
-        part[:, rows].unflatten(1, (group.count, group.length)).transpose(0, 1)
-        for part in (query, key, value)
-    ]
+    shape = (-1, group.count, group.length)
+    query, key, value = (
+        part[:, rows].view(*shape, part.shape[-1]).transpose(0, 1) for part in (query, key, value)
+    )
     mask = None
     if window is not None and window < group.length:
         places = torch.arange(group.length, device=query.device)
         distance = places.unsqueeze(1) - places
         mask = (distance < window) & (distance >= 0 if causal else distance > -window)
     attention: Tensor = functional.scaled_dot_product_attention(
-        *parts, attn_mask=mask, is_causal=causal and mask is None, scale=scaling
+        query, key, value, attn_mask=mask, is_causal=causal and mask is None, scale=scaling
     )
     return attention

@@ -79,11 +79,18 @@ def choose_runner(
     return "pooling", "embed" if convert == "none" else convert
 
 
-def read_setup(folder: Path, convert: Convert, config: Mapping[str, Any]) -> PoolingSetup:
-    """Return how a model pools. config: its config.json, as it is or as transformers completes it.
+def read_setup(
+    folder: Path, convert: Convert | Literal["auto"], config: Mapping[str, Any]
+) -> PoolingSetup:
+    """Return how a model pools.
+
+    convert: what it is converted for; auto: as the folder says.
+    config: its config.json, as it is or as transformers completes it.
 
     Raises PoolingFilesError if it cannot.
     """
+    if convert == "auto":
+        convert = choose_runner(folder, "pooling", "auto")[1]
     if convert == "classify":
         raise PoolingFilesError(f"{folder}: models that classify are not served yet")
     modules = read_sentence_modules(folder)

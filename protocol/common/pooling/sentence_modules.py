@@ -80,9 +80,10 @@ def read_sentence_modules(folder: Path) -> SentenceModules | None:
     if not isinstance(entries, list) or not all(isinstance(each, dict) for each in entries):
         raise PoolingFilesError(f"{folder / MODULES}: is not a list of modules")
     kinds = [_kind(folder, entry) for entry in entries]
-    modes, includes_prompt = ("mean",), True
+    modes: tuple[str, ...] = ("mean",)
+    includes_prompt = True
     denses = []
-    for (kind, place), _ in zip(kinds, entries, strict=True):
+    for kind, place in kinds:
         if kind == "Pooling":
             modes, includes_prompt = _pooling(read_object(place / "config.json"), place)
         elif kind == "Dense":
