@@ -37,7 +37,9 @@ def build_replica(
 ) -> ReplicaEngine:
     """Load the model and build an engine for what it does; see `build_engine`."""
     if config.runner == "pooling":
-        return build_pooling_engine(group_model_path, config, workers_on_host, log, phases)
+        return build_pooling_engine(
+            group_model_path, config, workers_on_host, log, phases, shared_file
+        )
     return build_engine(
         group_model_path, config, workers_on_host, log, text_path, phases, shared_file,
         freed_bytes, cache_folder,
@@ -55,7 +57,9 @@ def reload_runner(
 ) -> Any:
     """Load the model again into a runner of the kind that its engine has; see `build_engine`."""
     if config.runner == "pooling":
-        return build_pooling_runner(group_model_path, config, workers_on_host, log, phases)
+        return build_pooling_runner(
+            group_model_path, config, workers_on_host, log, phases, shared_file
+        )
     return build_runner(
         group_model_path, config, workers_on_host, log, phases, shared_file,
         cache_folder=cache_folder,

@@ -8,6 +8,7 @@ from headrace.protocol.common.pooling.sentence_modules import PoolingFilesError,
 from headrace.protocol.config import EngineConfig
 from headrace.workers.deferred_torch import defer_torch_modules
 from headrace.workers.errors import ModelUnsupported
+from headrace.workers.native.shared_file import SharedFile
 from headrace.workers.pooling.engine import PoolingEngine
 from headrace.workers.pooling.fake_runner import FakePoolingRunner
 from headrace.workers.pooling.runner import PoolingRunner, TextLimits
@@ -20,15 +21,17 @@ def build_pooling_engine(
     workers_on_host: int,
     log: Callable[[str], None],
     phases: StartPhases | None = None,
+    shared_file: SharedFile | None = None,
 ) -> PoolingEngine:
     """Load the model and build an engine for it. Raises ModelUnsupported if it cannot be served.
 
     workers_on_host: the number of workers that share this machine. log: receives lines for the
-        operator. phases: measures the time of each phase.
+        operator. phases: measures the time of each phase. shared_file: the file in which the
+        group's workers share packed weights.
     """
     if config.enable_lora:
         raise ModelUnsupported("enable_lora: models that pool take no adapters")
-    runner = build_pooling_runner(model_path, config, workers_on_host, log, phases)
+    runner = build_pooling_runner(model_path, config, workers_on_host, log, phases, shared_file)
     does = ", ".join(runner.limits.tasks)
     log(f"pools texts of up to {runner.limits.max_model_len} tokens: {does}")
     return PoolingEngine(
@@ -44,6 +47,7 @@ def build_pooling_runner(
     workers_on_host: int,
     log: Callable[[str], None],
     phases: StartPhases | None = None,
+    shared_file: SharedFile | None = None,
 ) -> PoolingRunner:
     """Load the model into a runner; see `build_pooling_engine`."""
     phases = phases or StartPhases()
@@ -55,7 +59,7 @@ def build_pooling_runner(
     from headrace.workers.pooling.load_encoder import load_pooling_runner
 
     phases.end_imports()
-    return load_pooling_runner(model_path, config, workers_on_host, log, phases)
+    return load_pooling_runner(model_path, config, workers_on_host, log, phases, shared_file)
 
 
 def _fake_limits(model_path: Path, config: EngineConfig) -> TextLimits:

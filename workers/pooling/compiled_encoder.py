@@ -21,6 +21,7 @@ from headrace.workers.native.graph import NotStatic
 from headrace.workers.native.library import GROUP_TOKENS, unsupported_reason
 from headrace.workers.native.plan import plan_program
 from headrace.workers.native.program import CompiledProgram, Program
+from headrace.workers.native.weight_memory import SharedWeights
 
 # Tokens of a call: what is computed of so many stays in the processor's caches between two
 # instructions, and products have enough rows.
@@ -69,16 +70,14 @@ class CompiledEncoder:
         output = self._program_for(block).forward(
             token_ids, places, rows, AttentionBatch([], spans), token_types=types
         )
-        return list(output.clone().split([span.num_rows for span in spans]))
+        return list(torch.split(output.clone(), [span.num_rows for span in spans]))
 
     def _program_for(self, num_blocks: int) -> Program:
         """Return the program with a cache of so many blocks at least."""
         if self._program is None or num_blocks > self._num_blocks:
             self._num_blocks = max(num_blocks, 2 * self._num_blocks)
             self._program = None  # frees its memory first
-            self._program = self.compiled.start(
-                self._num_blocks, GROUP_TOKENS, shares_layers=True
-            )
+            self._program = self.compiled.start(self._num_blocks, GROUP_TOKENS, shares_layers=True)
         return self._program
 
 
@@ -97,11 +96,16 @@ def calls(requests: Sequence[Encode]) -> Iterator[Sequence[Encode]]:
 
 @torch.inference_mode()
 def compile_encoder(
-    model: PreTrainedModel, config: EngineConfig, threads: int, positions: Positions
+    model: PreTrainedModel,
+    config: EngineConfig,
+    threads: int,
+    positions: Positions,
+    shared: SharedWeights | None = None,
 ) -> tuple[CompiledEncoder | None, str]:
     """Return the compiled encoder; or None, and why torch's operations run the model.
 
-    The model's attention is as before afterwards.
+    shared: the weights that the group's workers share. The model's attention is as before
+    afterwards.
     """
     reason = "the compiled kernels run on CPUs only"
     if model.device.type == "cpu":
@@ -111,7 +115,7 @@ def compile_encoder(
     hook = AttentionHook(allows_both_ways=True)
     with attention_of(model, hook.name):
         try:
-            compiled = _compile(model, hook, config, threads)
+            compiled = _compile(model, hook, config, threads, shared)
         except (NotStatic, ModelUnsupported) as error:
             return None, f"{type(model).__name__} has no fixed program: {error}"
         except (TypeError, ValueError, RuntimeError, KeyError, IndexError) as error:
@@ -122,7 +126,11 @@ def compile_encoder(
 
 
 def _compile(
-    model: PreTrainedModel, hook: AttentionHook, config: EngineConfig, threads: int
+    model: PreTrainedModel,
+    hook: AttentionHook,
+    config: EngineConfig,
+    threads: int,
+    shared: SharedWeights | None,
 ) -> CompiledProgram:
     def run(token_ids: Tensor) -> Any:
         nothing = torch.zeros_like(token_ids)
@@ -130,4 +138,4 @@ def _compile(
 
     hook.probe(model, run)
     plan = plan_program(model, hook, config.quantization, forward=compute_hidden)
-    return CompiledProgram.of_plan(plan, threads)
+    return CompiledProgram.of_plan(plan, threads, shared)

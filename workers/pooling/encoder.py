@@ -26,6 +26,8 @@ from headrace.workers.pooling.varlen_attention import TextGroup, VarlenAttention
 _ROWS_OF_THREAD = 16
 _CHECK_LENGTHS = (5, 17, 5, 40)
 _LONG_CHECK = 300
+EncodeTexts = Callable[[Sequence[Encode], Callable[[], None]], list[Tensor]]
+
 _TOLERANCES = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.2}
 
 
@@ -66,13 +68,25 @@ class Encoder:
             return f"{name}: {(str(error).splitlines() or [type(error).__name__])[0]}"
         if not self._attention.calls:
             return f"{name} does its attention by itself"
-        tolerance = _TOLERANCES[self.model.dtype]
-        for own, ours in zip(alone, together, strict=True):
-            wanted, found = own.float().nan_to_num(), ours.float().nan_to_num()
-            scale = max(float(wanted.abs().max()), 1e-6)
-            if float((wanted - found).abs().max()) > tolerance * scale:
-                return f"{name} computes something else when texts lie in one row"
+        if _difference(alone, together) > _TOLERANCES[self.model.dtype]:
+            return f"{name} computes something else when texts lie in one row"
         return ""
+
+    @torch.inference_mode()
+    def compare(self, encode: EncodeTexts) -> tuple[bool, float]:
+        """Compare another encoder of this model with the model itself.
+
+        Must be called before `check`. Returns whether it computes the same, up to roundings in the
+        model's dtype, and the least cosine of a text's mean vectors.
+        """
+        requests = self._check_texts()
+        own = [vectors.float() for vectors in self._encode_equal(requests, lambda: None)]
+        found = encode(requests, lambda: None)
+        cosines = [
+            float(torch.cosine_similarity(a.double().mean(0), b.double().mean(0), dim=0))
+            for a, b in zip(own, found, strict=True)
+        ]
+        return _difference(own, found) <= _TOLERANCES[self.model.dtype], min(cosines)
 
     def _check_texts(self) -> list[Encode]:
         lengths = [min(length, self._max_len) for length in (*_CHECK_LENGTHS, _LONG_CHECK)]
@@ -103,7 +117,7 @@ class Encoder:
         filling = self._filling(start, multiple=True)
         rows = self._inputs(
             [token for text in ids for token in text] + [0] * filling,
-            [place for text in ids for place in self._positions(text)] + [0] * filling,
+            [place for text in ids for place in self.positions(text)] + [0] * filling,
             [kind for index in order for kind in _types(requests[index])] + [0] * filling,
         )
         hidden = self._forward(**{name: row.unsqueeze(0) for name, row in rows.items()})[0]
@@ -119,7 +133,7 @@ class Encoder:
             same = [requests[index] for index in (*indexes, *[indexes[0]] * again)]
             rows = self._inputs(
                 [token for request in same for token in request.prompt_token_ids],
-                [place for request in same for place in self._positions(request.prompt_token_ids)],
+                [place for request in same for place in self.positions(request.prompt_token_ids)],
                 [kind for request in same for kind in _types(request)],
             )
             hidden = self._forward(
@@ -147,7 +161,7 @@ class Encoder:
             if name in self._takes
         }
 
-    def _positions(self, text: Sequence[int]) -> Sequence[int]:
+    def positions(self, text: Sequence[int]) -> Sequence[int]:
         """Return the positions of a text's tokens: from 0, or as RoBERTa counts them, where a
         padding token in the text is not counted."""
         if self._padding is None:
@@ -176,6 +190,16 @@ def _padding_of_positions(model: PreTrainedModel) -> int | None:
     )
     padding = getattr(embeddings, "padding_idx", None)
     return padding if counts and isinstance(padding, int) else None
+
+
+def _difference(own: Sequence[Tensor], others: Sequence[Tensor]) -> float:
+    """Return the greatest difference of vectors, over the greatest number of their text."""
+    differences = []
+    for mine, other in zip(own, others, strict=True):
+        wanted, found = mine.float().nan_to_num(), other.float().nan_to_num()
+        scale = max(float(wanted.abs().max()), 1e-6)
+        differences.append(float((wanted - found).abs().max()) / scale)
+    return max(differences)
 
 
 def _length(request: Encode) -> int:

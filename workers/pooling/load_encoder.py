@@ -15,9 +15,16 @@ from headrace.protocol.config import Dtype, EngineConfig
 from headrace.protocol.logs.set_up import adopt_library_loggers
 from headrace.workers.errors import ModelUnsupported
 from headrace.workers.load_options import threads_of
+from headrace.workers.native.compile_model import release_weights
+from headrace.workers.native.library import choose_kernels, require_kernels
+from headrace.workers.native.shared_file import SharedFile
+from headrace.workers.native.weight_format import format_names
+from headrace.workers.native.weight_memory import SharedWeights, fingerprint_weights
+from headrace.workers.pooling.compiled_encoder import CompiledEncoder, compile_encoder
 from headrace.workers.pooling.encoder import Encoder
+from headrace.workers.pooling.native_runner import NativePoolingRunner
 from headrace.workers.pooling.pooler import Pooler
-from headrace.workers.pooling.runner import TextLimits
+from headrace.workers.pooling.runner import PoolingRunner, TextLimits
 from headrace.workers.pooling.torch_runner import TorchPoolingRunner
 from headrace.workers.start_phases import StartPhases
 from headrace.workers.torch_runner.loading import (
@@ -25,6 +32,9 @@ from headrace.workers.torch_runner.loading import (
     choose_device,
     silence_transformers,
 )
+
+# Of random texts' mean vectors: below this, a program is wrong, or quantized too much.
+_LEAST_COSINE = 0.9
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -35,13 +45,16 @@ def load_pooling_runner(
     workers_on_host: int,
     log: Callable[[str], None],
     phases: StartPhases,
-) -> TorchPoolingRunner:
-    """Load a model folder. Raises ModelUnsupported, with one line, if it cannot be served."""
+    shared_file: SharedFile | None = None,
+) -> PoolingRunner:
+    """Load a model folder. Raises ModelUnsupported, with one line, if it cannot be served.
+
+    shared_file: the file in which the group's workers share packed weights.
+    """
     adopt_library_loggers()
     if (model_path / REFERENCE).is_file():
         raise ModelUnsupported("a GGUF file that pools is not served yet: give safetensors")
-    if config.quantization is not None:
-        raise ModelUnsupported("quantization is not supported for models that pool")
+    choose_kernels(config.cpu_kernels)
     device = choose_device(config.device)
     threads = threads_of(config, workers_on_host)
     torch.set_num_threads(threads)
@@ -51,12 +64,7 @@ def load_pooling_runner(
     length = config.max_model_len or setup.own_length
     if length > setup.longest:
         raise ModelUnsupported(f"max_model_len is {length}, but the model takes {setup.longest}")
-    encoder = Encoder(model, length)
     log(f"{type(model).__name__} in {model.dtype} on {device}, {threads} threads")
-    with phases.phase("self-check"):
-        reason = encoder.check()
-    if reason:
-        log(f"texts of different lengths run one after the other: {reason}")
     limits = TextLimits(
         tasks=setup.tasks,
         vocab_size=model.get_input_embeddings().weight.shape[0],
@@ -65,7 +73,56 @@ def load_pooling_runner(
         dimensions=setup.dimensions,
         num_token_types=getattr(model.config, "type_vocab_size", 0) or 1,
     )
-    return TorchPoolingRunner(encoder, Pooler(setup.modules, device), limits)
+    encoder, pooler = Encoder(model, length), Pooler(setup.modules, device)
+    shared = None
+    if shared_file is not None:
+        shared = SharedWeights(shared_file, fingerprint_weights(model_path))
+    compiled = _compile(encoder, config, threads, log, phases, shared)
+    if compiled is not None:
+        release_weights(model, compiled.compiled)
+        return NativePoolingRunner(compiled, pooler, limits)
+    with phases.phase("self-check"):
+        reason = encoder.check()
+    if reason:
+        log(f"texts of different lengths run one after the other: {reason}")
+    return TorchPoolingRunner(encoder, pooler, limits)
+
+
+def _compile(
+    encoder: Encoder,
+    config: EngineConfig,
+    threads: int,
+    log: Callable[[str], None],
+    phases: StartPhases,
+    shared: SharedWeights | None,
+) -> CompiledEncoder | None:
+    """Compile the model and check the program; None if torch's operations must run the model.
+
+    Raises ModelUnsupported if the configuration rules torch out and there is no correct program.
+    """
+    model = encoder.model
+    with phases.phase("compile"):
+        compiled, reason = compile_encoder(model, config, threads, encoder.positions, shared)
+    cosine = 1.0
+    if compiled is not None:
+        with phases.phase("self-check"):
+            is_same, cosine = encoder.compare(compiled.encode)
+        if cosine < _LEAST_COSINE or not (is_same or config.quantization):
+            compiled, reason = None, f"compiled, its vectors have a cosine of {cosine:.4f} only"
+    if compiled is not None:
+        program = compiled.compiled
+        size = f"{program.weight_bytes / 2**20:.0f} MiB of weights"
+        kinds = format_names(program.formats, model.dtype)
+        log(f"compiled kernels for {require_kernels().name}, {size} in {kinds}")
+        if config.quantization:
+            log(f"{config.quantization}: cosine to the exact model's vectors {cosine:.5f}")
+        return compiled
+    for name in ("cpu_kernels", "quantization"):
+        value = getattr(config, name)
+        if value not in (None, "auto", "torch"):
+            raise ModelUnsupported(f"{name} is {value}, but {reason}")
+    log(f"torch's operations: {reason}")
+    return None
 
 
 def _read_setup(model_path: Path, config: EngineConfig, model: Any) -> PoolingSetup:

@@ -1,0 +1,41 @@
+"""Run a compiled model that pools."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from headrace.protocol.to_worker import Encode
+from headrace.workers.pooling.compiled_encoder import CompiledEncoder
+from headrace.workers.pooling.pooler import Pooler
+from headrace.workers.pooling.runner import EncodeResult, TextLimits
+
+_STEP_TOKENS = 4096
+
+
+class NativePoolingRunner:
+    """A program and what pools its vectors; see headrace.workers.pooling.runner.PoolingRunner."""
+
+    default_step_tokens = _STEP_TOKENS
+
+    def __init__(self, encoder: CompiledEncoder, pooler: Pooler, limits: TextLimits) -> None:
+        self.limits = limits
+        self._encoder, self._pooler = encoder, pooler
+
+    @torch.inference_mode()
+    def run(self, requests: Sequence[Encode], report: Callable[[], None]) -> list[EncodeResult]:
+        vectors = self._encoder.encode(requests, report)
+        return [
+            self._pooler.pool(request, rows)
+            for request, rows in zip(requests, vectors, strict=True)
+        ]
+
+    @property
+    def weight_bytes(self) -> int:
+        """Size of the packed weights, without small ones and those that are read unpacked."""
+        return self._encoder.compiled.weight_bytes
+
+    def offload_weights(self) -> None:
+        """Leave the weights: they are in the host's memory."""
+
+    def restore_weights(self) -> None:
+        """Leave the weights: they are where they were."""
