@@ -59,9 +59,13 @@ def _example_call(url: str, config: PoolConfig) -> str:
     model = config.groups[0].served_names[0]
     path = url.removeprefix("unix:")
     words = [url] if path == url else ["--unix-socket", path, f"{config.scheme}://localhost"]
-    words[-1] += "/v1/chat/completions"
-    messages = [{"role": "user", "content": "Hello!"}]
-    body = json.dumps({"model": model, "messages": messages}, ensure_ascii=False)
+    if config.groups[0].engine.runner == "pooling":
+        words[-1] += "/v1/embeddings"
+        asked: dict[str, object] = {"model": model, "input": "Hello!"}
+    else:
+        words[-1] += "/v1/chat/completions"
+        asked = {"model": model, "messages": [{"role": "user", "content": "Hello!"}]}
+    body = json.dumps(asked, ensure_ascii=False)
     words += ["-H", "Content-Type: application/json", "-d", body]
     # The shell puts in the key: it is not known here.
     key = ' -H "Authorization: Bearer $HEADRACE_API_KEY"' if config.needs_key else ""

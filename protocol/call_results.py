@@ -121,8 +121,8 @@ class MemoryUse(Result, tag=13):
 
 
 class EngineStatistics(Result, tag=14):
-    """Gauges and counters of an engine: the fields of workers.engine.engine.EngineStats, in their
-    order, under the names that HTTP clients know."""
+    """Gauges and counters of an engine: the fields of workers.engine.replica_engine.EngineStats, in
+    their order, under the names that HTTP clients know."""
 
     running: int
     waiting: int

@@ -65,9 +65,12 @@ def load_body(
     """
     groups = []
     for group in config.groups:
-        workers = [_load(worker, live) for worker in _workers(group, state)]
+        known = _workers(group, state)
+        workers = [_load(worker, live) for worker in known]
+        tasks = next((worker.tasks for worker in known if worker.tasks), ())
         total = {key: sum(worker[key] for worker in workers) for key in ("running", "waiting")}
-        groups.append({"name": group.name, **total, "workers": workers})
+        named = {"name": group.name, "tasks": list(tasks)}
+        groups.append({**named, **total, "workers": workers})
     frontends = [
         {
             "name": frontend.frontend_id,

@@ -40,7 +40,7 @@ from headrace.protocol.to_frontend import CONTROL as FRONTEND_CONTROL
 from headrace.protocol.to_frontend import FrontendCall
 from headrace.protocol.to_worker import CONTROL as WORKER_CONTROL
 from headrace.protocol.to_worker import WorkerCall
-from headrace.workers.engine.engine import EngineStats
+from headrace.workers.engine.replica_engine import EngineStats
 from headrace.workers.process.assemble import assemble_worker
 from tests.protocol.test_codec import messages
 

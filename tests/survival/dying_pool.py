@@ -20,7 +20,7 @@ from headrace.protocol.state import (
     WorkerState,
 )
 from headrace.protocol.to_frontend import Output, Rejected, StepOutputs
-from headrace.protocol.to_worker import Abort, Generate
+from headrace.protocol.to_worker import Abort, Encode, EngineRequest, Generate
 from headrace.workers.engine.engine import Engine
 from headrace.workers.errors import RejectedByEngine
 from tests.chaos.models import ADAPTER
@@ -40,7 +40,7 @@ class _Worker:
     steps_left: int | None
     number: int = 0
     has_lost_one: bool = False
-    arrived: list[Generate | Abort] = field(default_factory=list)
+    arrived: list[EngineRequest | Abort] = field(default_factory=list)
 
     @property
     def has_work(self) -> bool:
@@ -84,6 +84,9 @@ class DyingPool:
         return self._dispatch.in_flight
 
     def generate(self, group: str, request: Generate) -> Flight:
+        return self._dispatch.submit(group, request)
+
+    def encode(self, group: str, request: Encode) -> Flight:
         return self._dispatch.submit(group, request)
 
     def live_load(self) -> LiveLoad:
@@ -139,7 +142,7 @@ class DyingPool:
             self._start(int(worker_id.partition(".")[0].rpartition("-")[2]))
             self._publish()
 
-    def _execute(self, worker_id: str, worker: _Worker, message: Generate | Abort) -> None:
+    def _execute(self, worker_id: str, worker: _Worker, message: EngineRequest | Abort) -> None:
         if isinstance(message, Abort):
             for request_id in message.request_ids:
                 worker.engine.abort(request_id)
@@ -159,7 +162,7 @@ class DyingPool:
         message = StepOutputs(worker_id, worker.next_number(), tuple(outputs))
         self._dispatch.on_message(worker_id, message)
 
-    def _send(self, worker_id: str, message: Generate | Abort) -> bool:
+    def _send(self, worker_id: str, message: EngineRequest | Abort) -> bool:
         worker = self._workers.get(worker_id)
         if worker is not None:
             worker.arrived.append(message)

@@ -7,7 +7,7 @@ from typing import Any
 from headrace.protocol.sampling import SamplingParams
 from headrace.protocol.to_frontend import Output
 from headrace.protocol.to_worker import Generate
-from headrace.workers.engine.engine import Engine
+from headrace.workers.engine.replica_engine import ReplicaEngine
 
 
 @dataclass
@@ -34,7 +34,7 @@ def request(
 
 
 def run(
-    engine: Engine,
+    engine: ReplicaEngine,
     arrivals: Iterable[tuple[int, Generate]],
     before_step: Callable[[int], None] = lambda step: None,
 ) -> dict[str, Answer]:

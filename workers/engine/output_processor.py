@@ -14,7 +14,7 @@ from headrace.workers.sequence.sequence import Chunk, ChunkResult, Failure, Sequ
 
 @dataclass(slots=True)
 class StepCounters:
-    """Cumulative counts of steps and tokens, as in `engine.EngineStats`."""
+    """Cumulative counts of steps and tokens, as in `replica_engine.EngineStats`."""
 
     steps: int = 0
     prompt_tokens: int = 0

@@ -21,7 +21,7 @@ from headrace.workers.linear.row_counts import round_up_rows
 from headrace.workers.pooling.varlen_attention import TextGroup, VarlenAttention
 
 # MKL's products of few rows differ in their last bits from those of many: of fewer than 4 a thread.
-# And what a thread computes of a tensor must be whole vectors, of 32 numbers at most: torch computes
+# And what a thread computes of a tensor must be whole vectors, of 32 numbers at most: torch does
 # the rest one by one, with other last bits.
 _ROWS_OF_THREAD = 16
 _CHECK_LENGTHS = (5, 17, 5, 40)

@@ -4,6 +4,7 @@ All in float32, whatever the model computes in: means of many rounded numbers wo
 at a time, so that a text's numbers do not depend on those beside it.
 """
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -128,7 +129,7 @@ def _mean(rows: Tensor) -> Tensor:
 
 
 def _mean_sqrt(rows: Tensor) -> Tensor:
-    return rows.sum(dim=0) / len(rows) ** 0.5
+    return rows.sum(dim=0) / math.sqrt(len(rows))
 
 
 def _weighted_mean(rows: Tensor) -> Tensor:

@@ -143,7 +143,7 @@ async def test_a_client_that_goes_is_no_error_that_nobody_has_seen() -> None:
 
     def generate(request: Generate) -> Flight:
         loop.call_soon(leave)
-        return wire.dispatch.generate("g", request)
+        return wire.dispatch.submit("g", request)
 
     one = Generate("r", (1, 2, 3), SamplingParams(seed=0, max_tokens=5))
     search = BeamSearch(one, 2, 1.0, generate, lambda: "x")

@@ -9,7 +9,7 @@ from headrace.frontend.pool.shared_load import SharedLoad
 from headrace.protocol.sampling import SamplingParams
 from headrace.protocol.state import GroupState, PoolState, WorkerLoad, WorkerState, WorkerStatus
 from headrace.protocol.to_frontend import Admission, Output, Rejected, StepOutputs
-from headrace.protocol.to_worker import Abort, Generate
+from headrace.protocol.to_worker import Abort, EngineRequest, Generate
 
 IDLE = WorkerLoad(0, 0, 0.0, 0, 0.0)
 ADMISSION = Admission(cached_tokens=0, queue_s=0.0, prefill_s=0.0)
@@ -19,10 +19,10 @@ class Wire:
     """What a dispatch has sent, and numbered answers to it."""
 
     def __init__(self, shared: SharedLoad | None = None) -> None:
-        self.sent: list[tuple[str, Generate | Abort]] = []
+        self.sent: list[tuple[str, EngineRequest | Abort]] = []
         self.full: set[str] = set()
         self.dead: set[str] = set()  # workers of which the frontend does not know it yet
-        self._arriving: list[tuple[str, Generate]] = []
+        self._arriving: list[tuple[str, EngineRequest]] = []
         self.now = 0.0
         self.groups: tuple[GroupState, ...] = ()
         self.replayed: list[str] = []
@@ -37,11 +37,11 @@ class Wire:
         self._numbers: dict[str, int] = {}
         self._version = 0
 
-    def _send(self, worker_id: str, message: Generate | Abort) -> bool:
+    def _send(self, worker_id: str, message: EngineRequest | Abort) -> bool:
         if worker_id in self.full:
             return False
         self.sent.append((worker_id, message))
-        if isinstance(message, Generate) and message.is_replay:
+        if not isinstance(message, Abort) and message.is_replay:
             self._arriving.append((worker_id, message))
         return True
 
@@ -122,7 +122,7 @@ class Wire:
         return next(
             worker
             for worker, message in reversed(self.sent)
-            if isinstance(message, Generate) and message.request_id.partition("+")[0] == request_id
+            if not isinstance(message, Abort) and message.request_id.partition("+")[0] == request_id
         )
 
 

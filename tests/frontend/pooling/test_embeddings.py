@@ -67,10 +67,10 @@ async def test_forms_of_input(
 
 async def test_chats(pooling_client: Client, pooling_text: ModelTokenizer, pool: FakePool) -> None:
     chat = [{"role": "user", "content": "Hello"}]
-    for fields in ({"messages": chat}, {"input": chat}):
-        assert len((await embed(pooling_client, **fields))[1]["data"]) == 1
-    for fields in ({"messages": [chat, chat]}, {"input": [chat, chat]}):
-        assert len((await embed(pooling_client, **fields))[1]["data"]) == 2
+    for field in ("messages", "input"):
+        for given, count in ((chat, 1), ([chat, chat], 2)):
+            _, body = await embed(pooling_client, **{field: given})
+            assert len(body["data"]) == count
     shown = pooling_text.backend.decode(pool.encoded[0].prompt_token_ids, skip_special_tokens=False)
     assert shown.endswith("user\nHello<|im_end|>\n")
     assert len({request.prompt_token_ids for request in pool.encoded}) == 1

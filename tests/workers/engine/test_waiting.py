@@ -20,7 +20,7 @@ def owned(tenant: str, asked: Generate) -> Generate:
     return replace(asked, tenant=tenant)
 
 
-class Queue(WaitingQueue):
+class Queue(WaitingQueue[Sequence]):
     """With a clock that a test turns, and names for sequences."""
 
     def __init__(self) -> None:

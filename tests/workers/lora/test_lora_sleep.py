@@ -59,8 +59,8 @@ def test_adapters_outlast_any_sleep(tiny: Tiny) -> None:
 def test_slots_are_given_back(tiny: Tiny) -> None:
     memory = engine_memory(tiny)
     check(tiny, memory, *KINDS)
-    runner: Any = memory.engine.runner
-    slots = runner._slots
+    engine: Any = memory.engine
+    slots = engine.runner._slots
     assert not slots.is_empty
     memory.sleep(1)
     assert slots.is_empty

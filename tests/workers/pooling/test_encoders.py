@@ -172,7 +172,7 @@ def test_modes_are_joined_then_changed_and_normalized(bert: Path, tmp_path: Path
     folder = linked(bert, tmp_path)
     pooling = {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True}
     write_modules(folder, ["Transformer", "Pooling", "Dense", "Normalize"], pooling)
-    dense = {"in_features": 64, "out_features": 16, "bias": True}
+    dense: dict[str, Any] = {"in_features": 64, "out_features": 16, "bias": True}
     dense["activation_function"] = "torch.nn.modules.activation.Tanh"
     (folder / "2_Dense" / "config.json").write_text(json.dumps(dense))
     torch.manual_seed(2)

@@ -13,8 +13,9 @@ from headrace.protocol.sampling import SamplingParams
 from headrace.protocol.to_frontend import Output
 from headrace.protocol.to_worker import Abort, Generate
 from headrace.workers.engine.assemble import assemble_engine
-from headrace.workers.engine.engine import CacheSize, Engine
+from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.fake_runner import FakeRunner
+from headrace.workers.engine.replica_engine import CacheSize
 from headrace.workers.engine.runner import Runner
 from headrace.workers.errors import ModelUnsupported
 from headrace.workers.process.engine_memory import EngineMemory
@@ -95,7 +96,7 @@ def test_loads_then_runs_what_is_submitted(make_thread: MakeThread) -> None:
     thread.submit(request("early"))
     thread.start()
     events = events_until(thread, lambda seen: any(o.finish_reason for o in outputs_of(seen)))
-    assert events[0] == EngineReady(adapter_ids=(), cache=CacheSize(64, 4))
+    assert events[0] == EngineReady((), CacheSize(64, 4), ("generate",))
     assert [output.position for output in outputs_of(events)] == [0, 1, 2]
     thread.submit(request("late"))
     events = events_until(thread, lambda seen: any(o.finish_reason for o in outputs_of(seen)))

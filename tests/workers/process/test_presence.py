@@ -19,7 +19,7 @@ def test_each_change_is_shown_with_what_was_shown_before() -> None:
     sent: list[WorkerHello | WorkerDraining] = []
     presence = Presence("g-0.1", "g", "ipc://w", sent.append)
     presence.greet()
-    presence.on_loaded(("1f",))
+    presence.on_loaded(("1f",), ("generate",))
     presence.on_state(READY)
     presence.on_adapters(("1f", "2f"))
     presence.on_paused(True)

@@ -3,7 +3,7 @@
 from headrace.protocol.sampling import SamplingParams
 from headrace.protocol.state import WorkerLoad
 from headrace.protocol.to_frontend import OUTPUTS, Aborted, Output, Rejected, StepOutputs
-from headrace.protocol.to_worker import BATCH_PRIORITY, REQUESTS, Abort, Generate
+from headrace.protocol.to_worker import BATCH_PRIORITY, REQUESTS, Abort, EngineRequest, Generate
 from headrace.workers.errors import RejectedByEngine
 from headrace.workers.process.queue_limits import (
     MAX_RETRY_S,
@@ -21,7 +21,7 @@ class Wire:
     """A service with what it has submitted to the engine and sent to frontends."""
 
     def __init__(self, ready: bool = True, limits: QueueLimits = NO_LIMITS) -> None:
-        self.submitted: list[Generate | Abort] = []
+        self.submitted: list[EngineRequest | Abort] = []
         self.sent: list[tuple[bytes, StepOutputs | Rejected | Aborted]] = []
         self.unreachable: set[bytes] = set()
         self.load = WorkerLoad(0, 0, 0.0, 0, 0.0)

@@ -1,0 +1,53 @@
+"""all-MiniLM-L6-v2 over real processes, found by its folder; asked by OpenAI's client."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from openai import OpenAI
+from transformers import AutoModel, AutoTokenizer
+
+from tests.end_to_end.servers import Server
+from tests.workers.pooling.driving import cosine
+from tests.workers.pooling.minilm import find_minilm
+
+TEXTS = [
+    "Paris is the capital of France.",
+    "Cats are small animals.",
+    "hello",
+    "A sentence that goes on and on, " * 20,
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return find_minilm(tmp_path_factory.mktemp("minilm"))
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path, cache_dir: Path) -> Iterator[Server]:
+    words = ["--model", str(folder), "--served-model-name", "minilm", "--dtype", "float32"]
+    started = Server([*words, "--frontends", "1"], cache_dir)
+    yield started
+    assert started.stop() == 0
+
+
+def test_vectors_are_those_of_transformers(server: Server, folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+    with OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        answer = client.embeddings.create(model="minilm", input=TEXTS)
+        alone = client.embeddings.create(model="minilm", input=TEXTS[1])
+    count = 0
+    for text, item in zip(TEXTS, answer.data, strict=True):
+        ids = tokenizer(text).input_ids
+        count += len(ids)
+        with torch.inference_mode():
+            wanted = model(torch.tensor([ids])).last_hidden_state[0].mean(0).double().numpy()
+        assert cosine(np.array(item.embedding), wanted) >= 0.999999
+    assert answer.usage.prompt_tokens == count
+    assert alone.data[0].embedding == answer.data[1].embedding
+    assert "curl" in server.log
+    assert "/v1/embeddings" in server.log

@@ -1,0 +1,107 @@
+"""Texts and numbers over real processes: a pool that generates and embeds, whose workers die."""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from openai import NotFoundError, OpenAI
+
+from tests.end_to_end.servers import Server, wait_for
+
+URL: Literal["/v1/embeddings"] = "/v1/embeddings"
+SIZE = 16
+
+
+@pytest.fixture(scope="module")
+def server(
+    fake_model: Path, cache_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """A group that generates, and two workers that pool, slowly."""
+    file = tmp_path_factory.mktemp("pool") / "pool.toml"
+    shared = f'model = "{fake_model}"\nengine = "fake"\n'
+    file.write_text(
+        f'frontends = 2\n[[group]]\nname = "chat"\nserved_model_name = "fake"\nworkers = 1\n'
+        f'{shared}[[group]]\nname = "embed"\nserved_model_name = "vectors"\nworkers = 2\n'
+        f'runner = "pooling"\nfake_step_s = 0.05\nmax_num_seqs = 4\n{shared}'
+        f"[group.hf_overrides]\nhidden_size = {SIZE}\nnum_attention_heads = 4\n"
+    )
+    started = Server(["--config", str(file)], cache_dir)
+    yield started
+    assert started.stop() == 0
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=60) as found:
+        yield found
+
+
+def test_each_model_does_its_own(server: Server, client: OpenAI) -> None:
+    tasks = {card.id: card.model_dump()["tasks"] for card in client.models.list()}
+    assert tasks == {"fake": ["generate"], "vectors": ["embed", "token_embed"]}
+    answer = client.embeddings.create(model="vectors", input=["a", "b", "a"])
+    first, second, third = (item.embedding for item in answer.data)
+    assert first == third != second
+    assert len(first) == SIZE
+    assert sum(number * number for number in first) == pytest.approx(1, abs=1e-5)
+    with pytest.raises(NotFoundError, match="does not embed"):
+        client.embeddings.create(model="fake", input="a")
+    with pytest.raises(NotFoundError, match="does not generate"):
+        client.completions.create(model="vectors", prompt="a")
+    body = server.client.post(URL, json={"input": "a"}).json()
+    assert body["model"] == "vectors"  # the first that embeds
+    groups = {group["name"]: group for group in server.get("/load?verbose").json()["groups"]}
+    assert groups["chat"]["tasks"] == ["generate"]
+    assert groups["embed"]["tasks"] == ["embed", "token_embed"]
+
+
+def test_nothing_is_lost_when_a_worker_dies(server: Server, client: OpenAI) -> None:
+    texts = [f"text {number}" for number in range(60)]
+    alone = client.embeddings.create(model="vectors", input=texts)
+    expected = [item.embedding for item in alone.data]
+    before = server.metric("headrace:request_replays_total", model_name="vectors")
+
+    def ask(number: int) -> list[list[float]]:
+        answer = client.embeddings.create(model="vectors", input=texts)
+        return [item.embedding for item in answer.data]
+
+    with ThreadPoolExecutor(8) as threads:
+        answers = [threads.submit(ask, number) for number in range(8)]
+        wait_for(lambda: _running(server) > 2, "texts run")
+        workers = server.children("headrace.workers.main")
+        pooling = [each for each in workers if "embed" in " ".join(each.cmdline())]
+        pooling[0].kill()
+        assert [answer.result() for answer in answers] == [expected] * 8
+    assert server.metric("headrace:request_replays_total", model_name="vectors") > before
+
+
+def _running(server: Server) -> int:
+    groups = server.get("/load?verbose").json()["groups"]
+    return sum(each["running"] + each["waiting"] for each in groups if each["name"] == "embed")
+
+
+def test_lines_of_a_batch(client: OpenAI) -> None:
+    def line(number: int, **fields: Any) -> bytes:
+        body = {"model": "vectors", "input": f"text {number}", **fields}
+        request = {"custom_id": str(number), "method": "POST", "url": URL, "body": body}
+        return json.dumps(request).encode() + b"\n"
+
+    content = b"".join([line(0), line(1), line(2, dimensions=3)])
+    file = client.files.create(file=("in.jsonl", content), purpose="batch")
+    batch = client.batches.create(
+        input_file_id=file.id, endpoint=URL, completion_window="24h", metadata={}
+    )
+    wait_for(
+        lambda: client.batches.retrieve(batch.id).status == "completed", "the batch has ended", 60
+    )
+    batch = client.batches.retrieve(batch.id)
+    lines = client.files.content(batch.output_file_id or "").text.splitlines()
+    found = {each["custom_id"]: each["response"]["body"] for each in map(json.loads, lines)}
+    live = client.embeddings.create(model="vectors", input="text 1", encoding_format="float")
+    assert found["1"]["data"][0]["embedding"] == live.data[0].embedding
+    (error,) = client.files.content(batch.error_file_id or "").text.splitlines()
+    assert json.loads(error)["custom_id"] == "2"
+    assert "dimensions" in error
