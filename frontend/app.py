@@ -34,6 +34,7 @@ from headrace.frontend.routes import (
     batches,
     chat_batch,
     chat_completions,
+    classify,
     collective_rpc,
     completions,
     decisions,
@@ -167,7 +168,7 @@ def _with_optional(app: ASGIApp, config: PoolConfig) -> ASGIApp:
 def _register(app: Quart, context: Context) -> None:
     """Register all routes; admin routes only if they are enabled."""
     generating = (chat_completions, chat_batch, completions, messages, invocations, responses)
-    for routes in (*generating, decisions, embeddings, models, status, tokenize):
+    for routes in (*generating, classify, decisions, embeddings, models, status, tokenize):
         app.register_blueprint(routes.blueprint(context))
     stored = lazy_batches(context, app)
     for kept in (files, batches):

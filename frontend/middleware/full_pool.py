@@ -31,6 +31,7 @@ _BODIES: dict[str, ErrorBody] = {
     "/v1/completions": _openai_body,
     "/v1/decisions": _openai_body,
     "/v1/embeddings": _openai_body,
+    "/classify": _openai_body,
     "/v1/systemone": _openai_body,
     "/invocations": _openai_body,
     "/v1/messages": messages_errors.body,

@@ -17,7 +17,6 @@ SAMPLES = Path(__file__).parent / "samples"
 
 # Routes and features that have no place in this server yet: sample -> why it is not replayed.
 LATER = {
-    "classify_on_embedding_model": "classifiers",
     "is_scaling": "scaling",
     "scale_bad": "scaling",
     "scale_missing": "scaling",
@@ -37,6 +36,7 @@ KEY = "key-1"
 OF_EMBEDDINGS = frozenset(
     {
         "chat_on_embedding_model",
+        "classify_on_embedding_model",
         "embeddings",
         "embeddings_batch_base64",
         "embeddings_dimensions",
