@@ -63,7 +63,7 @@ def load_model(
     _silence_transformers()
     if (model_path / REFERENCE).is_file():
         chosen = choose_dtype(dtype, config, None, device)
-        model: Any = load_gguf_model(model_path, model_class, chosen)
+        model: Any = load_gguf_model(model_path, model_class, chosen, log)
     elif _is_packed(model_path):
         chosen = _dtype_of_packed(dtype, config, device)
         model = load_packed_model(model_path, model_class, chosen, log)
@@ -116,7 +116,10 @@ def _read_weights(model_path: Path, model_class: Any, dtype: torch.dtype) -> Any
             local_files_only=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except (
+        OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, ImportError,
+        SafetensorError,
+    ) as error:  # fmt: skip
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelUnsupported(f"{model_path} cannot be loaded: {first_line}") from error
     missing = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))

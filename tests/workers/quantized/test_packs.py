@@ -125,6 +125,62 @@ def test_what_cannot_be_read_is_refused(
         loaded(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "quantization",
+    [
+        {"quant_method": "compressed-tensors", "config_groups": [1]},
+        {"quant_method": "compressed-tensors", "config_groups": {"group_0": None}},
+        {"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": [1]}}},
+        {"quant_method": "compressed-tensors", "sparsity_config": "none"},
+        {"quant_method": "fp8", "weight_block_size": "128"},
+        {"quant_method": "fp8", "weight_block_size": 128},
+    ],
+)
+def test_values_of_other_kinds_say_nothing(tmp_path: Path, quantization: dict[str, Any]) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": quantization}))
+    found = stored_quantization(tmp_path)
+    assert found is not None
+    assert (found.method, found.squares) == (quantization["quant_method"], (128, 128))
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "change"),
+    [
+        ("gptq", "g_idx", lambda groups: groups + 100),
+        ("gptq", "qweight", lambda words: words[: len(words) // 2]),
+        ("gptq", "qweight", lambda words: words.long()),
+        ("gptq", "qzeros", lambda words: words.long()),
+        ("awq", "qweight", lambda words: words.long()),
+        ("pack-quantized", "weight_packed", lambda words: words.long()),
+        ("pack-quantized", "weight_shape", lambda shape: shape * 0),
+        ("int-quantized", "weight_scale", None),
+        ("fp8", "weight_scale_inv", None),
+    ],
+)
+def test_damaged_layers_are_refused_in_one_line(
+    tmp_path: Path, method: str, name: str, change: Callable[[torch.Tensor], torch.Tensor] | None
+) -> None:
+    save_pack(tmp_path, method)
+    file, key = tmp_path / "model.safetensors", f"model.layers.0.mlp.up_proj.{name}"
+    tensors = load_file(file)
+    before = tensors.pop(key)
+    if change is not None:
+        tensors[key] = change(before)
+    save_file(tensors, file)
+    with pytest.raises(ModelUnsupported, match=r"packed weights of an unknown layout: [^\n]*$"):
+        loaded(tmp_path)
+
+
+@pytest.mark.parametrize("quantization", [{}, [1]])
+def test_a_quantization_without_a_method_is_one_line(tmp_path: Path, quantization: Any) -> None:
+    save_tiny(tmp_path, "llama")
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["quantization_config"] = quantization
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelUnsupported, match=r"cannot be loaded: [^\n]*$"):
+        loaded(tmp_path)
+
+
 def test_a_bias_that_the_architecture_lacks(tmp_path: Path) -> None:
     """AutoGPTQ's files have a bias for every layer, mostly of zeros."""
     save_pack(tmp_path, "gptq")
