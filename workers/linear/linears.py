@@ -22,6 +22,7 @@ from headrace.workers.linear.row_counts import round_other_products
 from headrace.workers.native.weight_format import UNUSED_QUANTIZATION
 from headrace.workers.quantized.parameter import was_in_blocks
 from headrace.workers.torch_runner.loading import model_length
+from headrace.workers.torch_runner.self_check import computes_nan
 
 _PROBE_TOKENS = 16
 _MIN_OUTPUTS = 16  # smaller layers are gates: cheap, and their decisions should be exact
@@ -217,6 +218,8 @@ def _check(model: PreTrainedModel, before: Tensor, after: Tensor, quantization: 
     change = (after.float() - before.float()).square().mean(dim=1).sqrt()
     share = float((change / before.float().std(dim=1)).median())
     tolerance = _EXACT_TOLERANCE if model.dtype == torch.float32 else _ROUNDED_TOLERANCE
+    if share != share:
+        raise ModelUnsupported(computes_nan(model))
     if not share <= (_QUANTIZED_TOLERANCE if quantization else tolerance):
         raise ModelUnsupported(
             f"{type(model).__name__} generates different text with "

@@ -13,10 +13,13 @@ from headrace.protocol.common.stored_quantization import (
     StoredQuantizationError,
     stored_quantization,
 )
+from headrace.protocol.config import CpuKernels, EngineConfig
+from headrace.workers.build import build_engine
 from headrace.workers.errors import ModelUnsupported
 from headrace.workers.quantized.parameter import PackedParameter
 from headrace.workers.quantized.tensor import quantized_of
 from headrace.workers.torch_runner.loading import load_model
+from tests.workers.processors import use_kernels
 from tests.workers.tiny_models import save_tiny
 from tests.workers.tiny_packs import save_pack
 
@@ -169,6 +172,19 @@ def test_damaged_layers_are_refused_in_one_line(
     save_file(tensors, file)
     with pytest.raises(ModelUnsupported, match=r"packed weights of an unknown layout: [^\n]*$"):
         loaded(tmp_path)
+
+
+@pytest.mark.parametrize("kernels", ["auto", "torch"])
+def test_scales_that_are_no_numbers_are_named_as_such(tmp_path: Path, kernels: CpuKernels) -> None:
+    use_kernels(kernels)
+    save_pack(tmp_path, "gptq")
+    file, key = tmp_path / "model.safetensors", "model.layers.0.mlp.up_proj.scales"
+    tensors = load_file(file)
+    tensors[key][0, 0] = float("nan")
+    save_file(tensors, file)
+    config = EngineConfig(kv_cache_bytes=2**21, threads=1, device="cpu", cpu_kernels=kernels)
+    with pytest.raises(ModelUnsupported, match="computes NaN: its weights are damaged"):
+        build_engine(tmp_path, config, 1, print)
 
 
 @pytest.mark.parametrize("quantization", [{}, [1]])
