@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from headrace.protocol.config import CpuKernels, Dtype, EngineConfig, Quantization
 from headrace.protocol.to_worker import Generate
 from headrace.workers.attention.backend import AttentionBatch, Span
+from headrace.workers.engine import step_budget
 from headrace.workers.engine.engine import Engine
 from headrace.workers.errors import RejectedByEngine
 from headrace.workers.lora.layers import add_products
@@ -303,6 +304,7 @@ def test_only_as_much_is_multiplied_as_the_step_needs(
     torch_llama: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also of a step with a prompt of one adapter among decodes of another and of none."""
+    monkeypatch.setattr(step_budget, "SHORT_STEP_S", 60.0)  # a slow machine would cut the prompt
     engine = torch_llama.engine()
     check_all(torch_llama, engine, mixed(torch_llama, 10))
     products: list[tuple[int, int]] = []
