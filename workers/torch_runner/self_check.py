@@ -148,29 +148,19 @@ def _paged_logits(paged: PagedForward, steps: list[list[Chunk]]) -> dict[_ChunkE
 def _reference_logits(
     model: PreTrainedModel, steps: list[list[Chunk]]
 ) -> dict[_ChunkEnd, torch.Tensor]:
-    """Compute the same logits with transformers, of whole sequences in one forward pass.
-
-    One pass, as a model in a file's blocks expands all of its weights in each. Shorter sequences
-    are continued with zeros, of which the tokens before them know nothing.
-    """
+    """Compute the same logits with transformers, each sequence alone and in one forward pass."""
     ends: dict[Sequence, list[int]] = {}
     for chunk in itertools.chain(*steps):
         ends.setdefault(chunk.sequence, []).append(chunk.end)
-    longest = max(len(sequence.token_ids) for sequence in ends)
-    token_ids = torch.zeros((len(ends), longest), dtype=torch.long)
-    for row, sequence in zip(token_ids, ends, strict=True):
-        row[: len(sequence.token_ids)] = torch.tensor(sequence.token_ids)
-    kept = sorted({end for chunk_ends in ends.values() for end in chunk_ends})
-    last_rows = torch.tensor(kept, device=model.device) - 1
-    with attention_of(model, "eager"):
-        output = model(
-            input_ids=token_ids.to(model.device), use_cache=False, logits_to_keep=last_rows
-        )
-    return {
-        (sequence, end): rows[kept.index(end)]
-        for (sequence, chunk_ends), rows in zip(ends.items(), output.logits, strict=True)
-        for end in chunk_ends
-    }
+    logits = {}
+    for sequence, chunk_ends in ends.items():
+        token_ids = torch.tensor([sequence.token_ids], device=model.device)
+        last_rows = torch.tensor(chunk_ends, device=model.device) - 1
+        with attention_of(model, "eager"):
+            output = model(input_ids=token_ids, use_cache=False, logits_to_keep=last_rows)
+        rows = zip(chunk_ends, output.logits[0], strict=True)
+        logits.update({(sequence, end): row for end, row in rows})
+    return logits
 
 
 def _difference(paged_logits: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:

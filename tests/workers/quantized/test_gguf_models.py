@@ -18,7 +18,6 @@ from headrace.workers.quantized.parameter import (
     expand_parameters,
     products_skipped,
 )
-from headrace.workers.quantized.tensor import QuantizedTensor
 from headrace.workers.torch_runner.gguf_loading import load_gguf_model
 from tests.workers.driving import request, run
 from tests.workers.processors import KERNELS, needs_kernels, on_each_set, use_kernels
@@ -179,23 +178,6 @@ def test_kernels_multiply_the_blocks_of_the_file(
     assert len(generated) == 8
     assert [f"weights in {type_name}, not shared" in line for line in lines].count(True) == 1
     assert str(tmp_path / "tiny.gguf") not in Path("/proc/self/maps").read_text()
-
-
-@needs_kernels
-def test_a_start_expands_a_weight_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For transformers' own computation, with which the self-check compares."""
-    prepared(tmp_path, "llama", "q8_0")
-    expand = QuantizedTensor.dequantize
-    weights: list[QuantizedTensor] = []
-
-    def spy(weight: QuantizedTensor, *args: Any, **options: Any) -> torch.Tensor:
-        weights.append(weight)
-        return expand(weight, *args, **options)
-
-    monkeypatch.setattr(QuantizedTensor, "dequantize", spy)
-    tokens(tmp_path / "model", cpu_kernels="native", dtype="bfloat16")
-    assert len(weights) > 10
-    assert len({id(weight) for weight in weights}) == len(weights)
 
 
 @needs_kernels
