@@ -17,10 +17,9 @@
 
 #include "float_cache.h"
 #include "int8_cache.h"
+#include "partial_sums.h"
 
 namespace headrace {
-
-constexpr int kMaxTileRows = 64;  // queries of all heads of a tile
 
 // The end of the part of a sequence that holds `token`. Parts grow with a sequence, so that few are
 // needed and a step of one short sequence still has work for some threads.
@@ -64,24 +63,6 @@ struct AttentionSizes {
 };
 
 constexpr float kLog2OfE = 1.44269504f;
-constexpr float kNoScore = -1e30f;  // the maximum of no scores
-
-// Partial softmax sums of some queries: a score near the maximal one, the sum of weights in 16
-// lanes, and the weighted sum of values. A weight is 2 to the power of a score less that maximum.
-struct PartialSums {
-    float* maximum;
-    float* total;   // [queries, kLanes]
-    float* values;  // [queries, stride]
-    int64_t stride;
-
-    PartialSums from(int q) const {
-        return {maximum + q, total + q * kLanes, values + q * stride, stride};
-    }
-    float total_of(int q) const {
-        return sum(load(total + q * kLanes));
-    }
-};
-
 // The lanes of the 16 tokens from `token` on that a query may read: those from low to high - 1.
 inline Mask visible_lanes(int64_t token, int64_t low, int64_t high) {
     return lanes_between(std::clamp<int64_t>(low - token, 0, kGroup),
@@ -103,17 +84,21 @@ __attribute__((noinline)) inline void raise_maximum(float now, const PartialSums
 }
 
 // Computes the weights of one query for up to 64 tokens and updates its sum of weights. Scores are
-// exponents of two, minus infinity where the query may not read.
+// exponents of two, minus infinity where the query may not read. is_first: there are no sums yet.
 template <class Weights, int NumGroups>
-HEADRACE_INLINE void compute_weights(const Floats (&scores)[NumGroups], Weights& weights,
-                                     const PartialSums& sums, int q, int value_dim) {
+HEADRACE_INLINE void compute_weights(const Floats (&scores)[NumGroups], bool is_first,
+                                     Weights& weights, const PartialSums& sums, int q,
+                                     int value_dim) {
     Floats highest = scores[0];
     for (int g = 1; g < NumGroups; ++g) highest = max(highest, scores[g]);
-    if (__builtin_expect(any(less(splat(sums.maximum[q] + kSlack), highest)), 0)) {
+    if (is_first) {
+        const float now = maximum(highest);
+        sums.maximum[q] = now > kNoScore ? now : kNoScore;  // this one for NaN, too
+    } else if (__builtin_expect(any(less(splat(sums.maximum[q] + kSlack), highest)), 0)) {
         raise_maximum(maximum(highest), sums, q, value_dim);
     }
     const Floats reference = splat(sums.maximum[q]);
-    Floats total = load(sums.total + q * kLanes);
+    Floats total = is_first ? zeros() : load(sums.total + q * kLanes);
     Floats found[NumGroups];
     for (int g = 0; g < NumGroups; ++g) {
         found[g] = exp2<typename Weights::Exactness>(scores[g] - reference);
@@ -123,39 +108,6 @@ HEADRACE_INLINE void compute_weights(const Floats (&scores)[NumGroups], Weights&
     store(sums.total + q * kLanes, total);
 }
 
-// The factors of the sums so far and of a part's sums for their common maximum; one factor is 1.
-struct MergeScales {
-    float before[kMaxTileRows], added[kMaxTileRows];
-
-    MergeScales(float* maximum, const float* part_maximum, int rows) {
-        const Floats one = splat(1.0f);
-        for (int q = 0; q < rows; q += kLanes) {
-            const Mask mask = lanes(q, rows);
-            const Floats a = load(maximum + q, mask), b = load(part_maximum + q, mask);
-            const Floats factor = exp2<F32>(min(a, b) - max(a, b));
-            store(before + q, select(less_equal(b, a), one, factor));
-            store(added + q, select(less_equal(a, b), one, factor));
-            store(maximum + q, max(a, b), mask);
-        }
-    }
-};
-
-// Adds the sums of a part to those of all parts before it. A part without tokens that a query may
-// read does not change the query's sums.
-inline void merge(const PartialSums& all, const PartialSums& part, int rows, int value_dim) {
-    const MergeScales scales(all.maximum, part.maximum, rows);
-    for (int q = 0; q < rows; ++q) {
-        const Floats before = splat(scales.before[q]), added = splat(scales.added[q]);
-        const auto add = [&](float* to, const float* from) {
-            store(to, fma(load(from), added, load(to) * before));
-        };
-        add(all.total + q * kLanes, part.total + q * kLanes);
-        for (int d = 0; d < value_dim; d += kLanes) {
-            add(all.values + q * all.stride + d, part.values + q * part.stride + d);
-        }
-    }
-}
-
 // A tile while it is computed.
 struct TileContext {
     const Tile& tile;
@@ -163,9 +115,14 @@ struct TileContext {
     const CacheShape& shape;
     const AttentionSizes& sizes;
     const uint32_t* queries;
-    PartialSums sums;
+    PartialSums all, part;  // of the parts so far; of one that is not the first
     int64_t common_begin, common_end;  // the tokens that all of the queries may read
-    int64_t fetch_end;  // the end of what is read next, of which the tile may be a part
+};
+
+// Which part of a tile 64 tokens belong to.
+struct Place {
+    int64_t token;  // the first of them
+    bool is_in_first, begins, ends;  // the tile's first part; a part
 };
 
 // Computes the scores of up to 64 tokens, of as many at a time as the registers hold.
@@ -204,9 +161,10 @@ void apply_softcap(float softcap, Floats (&scores)[Queries][NumGroups]) {
     }
 }
 
-// Adds the attention to up to 64 tokens from `token` on.
+// Adds the attention to up to 64 tokens.
 template <class Cache, int Queries, int NumGroups>
-void attend_groups(const TileContext& r, int64_t token, const GroupHeads& groups) {
+void attend_groups(const TileContext& r, const Place& place, const GroupHeads& groups) {
+    const int64_t token = place.token;
     Floats scores[Queries][NumGroups];
     compute_scores<Cache>(r, groups, scores);
     if (r.sizes.softcap != 0) apply_softcap(r.sizes.softcap, scores);
@@ -214,23 +172,32 @@ void attend_groups(const TileContext& r, int64_t token, const GroupHeads& groups
         mask_scores(r, token, scores);
     }
     typename Cache::template Weights<Queries, NumGroups> weights(groups, r.shape);
+    const PartialSums& sums = place.is_in_first ? r.all : r.part;
     for (int q = 0; q < Queries; ++q) {
-        compute_weights(scores[q], weights, r.sums, q, r.shape.value_dim);
+        compute_weights(scores[q], place.begins, weights, sums, q, r.shape.value_dim);
     }
-    weights.add_values(r.sums.values, r.sums.stride);
+    if (place.is_in_first || !place.ends) {
+        weights.add_values({sums.values, nullptr, sums.stride, nullptr, place.begins});
+        return;
+    }
+    const MergeScales scales(r.all.maximum, sums.maximum, Queries);
+    for (int q = 0; q < Queries; ++q) {
+        add_part(r.all.total + q * kLanes, load(sums.total + q * kLanes), scales, q);
+    }
+    weights.add_values({sums.values, r.all.values, sums.stride, &scales, place.begins});
 }
 
 template <class Cache, int Queries>
-void attend_head(const TileContext& r, int64_t token, int count, const GroupHeads& groups) {
+void attend_head(const TileContext& r, const Place& place, int count, const GroupHeads& groups) {
     switch (count) {
         case 1:
-            return attend_groups<Cache, Queries, 1>(r, token, groups);
+            return attend_groups<Cache, Queries, 1>(r, place, groups);
         case 2:
-            return attend_groups<Cache, Queries, 2>(r, token, groups);
+            return attend_groups<Cache, Queries, 2>(r, place, groups);
         case 3:
-            return attend_groups<Cache, Queries, 3>(r, token, groups);
+            return attend_groups<Cache, Queries, 3>(r, place, groups);
         default:
-            return attend_groups<Cache, Queries, 4>(r, token, groups);
+            return attend_groups<Cache, Queries, 4>(r, place, groups);
     }
 }
 
@@ -238,14 +205,14 @@ void attend_head(const TileContext& r, int64_t token, int count, const GroupHead
 inline int find_groups(const TileContext& r, const BlockTable& blocks, const uint32_t* cache,
                        int64_t token, const uint32_t* (&found)[kTileGroups]) {
     int count = 0;
-    for (; count < kTileGroups && token + count * kGroup < r.fetch_end; ++count) {
+    for (; count < kTileGroups && token + count * kGroup < r.tile.end; ++count) {
         found[count] = cache + blocks.group_of(token + count * kGroup) * r.shape.group() +
                        r.tile.head * r.shape.head();
     }
     return count;
 }
 
-// Computes one part of a tile on one layer's cache; the sums are not divided by the total yet.
+// Computes a tile on one layer's cache, or one part of it; the sums are not divided by the total yet.
 template <class Cache, int Queries>
 void attend_tile(const TileContext& r, const BlockTable& blocks, const uint32_t* cache) {
     const int64_t first = r.tile.begin / kTileTokens * kTileTokens;  // the same 64 for all rows
@@ -257,21 +224,32 @@ void attend_tile(const TileContext& r, const BlockTable& blocks, const uint32_t*
     GroupHeads groups;
     const uint32_t* next[kTileGroups];
     int next_count = find_groups(r, blocks, cache, first, next);
-    for (int64_t token = first; token < r.tile.end; token += kTileTokens) {
+    Place place{first, true, true, false};
+    int64_t end = part_end(first);
+    for (; place.token < r.tile.end; place.token += kTileTokens) {
+        const int64_t after = place.token + kTileTokens;
+        if (place.token == end) {
+            end = part_end(end);
+            place.is_in_first = false;
+            place.begins = true;
+        }
+        place.ends = after == end || after >= r.tile.end;
         const int count = next_count;
         std::copy_n(next, count, groups.keys);
-        next_count = find_groups(r, blocks, cache, token + kTileTokens, next);
+        next_count = find_groups(r, blocks, cache, after, next);
         for (int g = 0; g < count; ++g) {
             groups.ahead[g] = fetches_ahead && g < next_count ? next[g] - groups.keys[g] : 0;
         }
-        TileContext part = r;
+        TileContext of_head = r;
         for (int head = 0; head < r.tile.heads; ++head) {
             for (int g = 0; g < count; ++g) groups.values[g] = groups.keys[g] + r.shape.key_group();
-            attend_head<Cache, Queries>(part, token, count, groups);
+            attend_head<Cache, Queries>(of_head, place, count, groups);
             for (int g = 0; g < count; ++g) groups.keys[g] += head_words;
-            part.queries += Queries * r.shape.query_words;
-            part.sums = part.sums.from(Queries);
+            of_head.queries += Queries * r.shape.query_words;
+            of_head.all = of_head.all.from(Queries);
+            of_head.part = of_head.part.from(Queries);
         }
+        place.begins = false;
     }
 }
 

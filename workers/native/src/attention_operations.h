@@ -30,44 +30,28 @@ class AttentionOperations : public ExpertOperations<E> {
         const Tile& tile = plan.tiles[task];
         const Span& span = spans()[tile.span];
         load_queries(i, plan, tile, span, scratch);
-        float maximum[kMaxTileRows], total[kMaxTileRows * kLanes];
-        const PartialSums whole{maximum, total, scratch.values, plan.shape.value_dim};
+        float maximum[2][kMaxTileRows], total[2][kMaxTileRows * kLanes];
+        const int64_t stride = plan.shape.value_dim;
+        const PartialSums whole{maximum[0], total[0], scratch.values, stride};
+        const PartialSums part{maximum[1], total[1], scratch.part, stride};
         if (tile.partial >= 0) {
-            attend_part(i, tile, span, scratch, sums_of_part(plan, tile.partial), tile.end);
+            attend_tokens(i, tile, span, scratch, sums_of_part(plan, tile.partial), part);
         } else {
-            attend_parts(i, tile, span, scratch, whole);
+            attend_tokens(i, tile, span, scratch, whole, part);
             store_tile(i, plan, tile, whole);
         }
     }
 
-    // Computes the parts of a tile one after another.
-    void attend_parts(const Instruction& i, const Tile& tile, const Span& span, Scratch& scratch,
-                      const PartialSums& all) {
-        float maximum[kMaxTileRows], total[kMaxTileRows * kLanes];
-        const PartialSums next{maximum, total, scratch.part, all.stride};
-        for (int64_t from = tile.begin; from < tile.end; from = part_end(from)) {
-            Tile part = tile;
-            part.begin = (int)from;
-            part.end = (int)std::min<int64_t>(part_end(from), tile.end);
-            const bool first = from == tile.begin;
-            attend_part(i, part, span, scratch, first ? all : next, tile.end);
-            if (!first) merge(all, next, tile.rows(), (int)all.stride);
-        }
-    }
-
-    void attend_part(const Instruction& i, const Tile& tile, const Span& span,
-                     const Scratch& scratch, const PartialSums& sums, int64_t fetch_end) {
+    void attend_tokens(const Instruction& i, const Tile& tile, const Span& span,
+                       const Scratch& scratch, const PartialSums& all, const PartialSums& part) {
         const Plan& plan = plans_[i.sizes[7]];
-        std::fill_n(sums.maximum, tile.rows(), kNoScore);
-        std::fill_n(sums.total, tile.rows() * kLanes, 0.0f);
-        std::fill_n(sums.values, tile.rows() * sums.stride, 0.0f);
         const int shared = plan.sizes.shared(), window = plan.sizes.window;
         const int64_t first = span.context + tile.first / shared + 1;
         const int64_t last = span.context + (tile.first + tile.count - 1) / shared + 1;
         const int64_t common_begin = std::max<int64_t>(tile.begin, window ? last - window : 0);
         this->with_cache([&](auto cache) {
-            attend<decltype(cache)>({tile, span, plan.shape, plan.sizes, scratch.queries, sums,
-                                     common_begin, std::min<int64_t>(first, tile.end), fetch_end},
+            attend<decltype(cache)>({tile, span, plan.shape, plan.sizes, scratch.queries, all, part,
+                                     common_begin, std::min<int64_t>(first, tile.end)},
                                     block_table_of(span), layers_[i.sizes[5]]);
         });
     }

@@ -38,6 +38,8 @@ struct F32 {
         headrace::store(to, values, mask);
     }
     static HEADRACE_INLINE void store(Element* to, Floats values) { headrace::store(to, values); }
+    // Stores 16 numbers as one element each of 16 neighbouring words.
+    static HEADRACE_INLINE void store_column(Element* to, Floats values) { store(to, values); }
     static HEADRACE_INLINE Floats load(const Element* from) { return headrace::load(from); }
     static HEADRACE_INLINE Floats load(const Element* from, Mask mask) {
         return headrace::load(from, mask);
@@ -92,6 +94,9 @@ struct Bf16 {
     }
     static HEADRACE_INLINE void store(Element* to, Floats values) {
         store_bf16(to, values, all_lanes());
+    }
+    static HEADRACE_INLINE void store_column(Element* to, Floats values) {
+        store_bf16_halves(to, values);
     }
     static HEADRACE_INLINE Floats load(const Element* from) { return load_bf16(from, all_lanes()); }
     static HEADRACE_INLINE Floats load(const Element* from, Mask mask) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cache_shape.h"
+#include "partial_sums.h"
 
 namespace headrace {
 
@@ -147,24 +148,24 @@ struct FloatCache {
             }
         }
 
-        void add_values(float* sums, int64_t stride) const {
+        void add_values(const ValueSums& sums) const {
             int dim = 0;
             for (; dim + kAttentionVectors * kLanes <= shape.value_dim;
                  dim += kAttentionVectors * kLanes) {
-                add<kAttentionVectors>(dim, sums, stride);
+                add<kAttentionVectors>(dim, sums);
             }
-            for (; dim < shape.value_dim; dim += kLanes) add<1>(dim, sums, stride);
+            for (; dim < shape.value_dim; dim += kLanes) add<1>(dim, sums);
         }
 
         template <int Count>
-        void add(int dim, float* sums, int64_t stride) const {
+        void add(int dim, const ValueSums& sums) const {
             constexpr int kWords = kGroup / E::kPerWord;
             constexpr int kWeightWords = kTileTokens / E::kPerWord * E::kParts;
             const auto* rows = (const uint32_t*)weights;
             Floats acc[Queries][Count];
             for (int q = 0; q < Queries; ++q) {
                 for (int n = 0; n < Count; ++n) {
-                    acc[q][n] = load(sums + q * stride + dim + n * kLanes);
+                    acc[q][n] = sums.before(q * sums.stride + dim + n * kLanes);
                 }
             }
             for (int g = 0; g < NumGroups; ++g) {
@@ -181,7 +182,7 @@ struct FloatCache {
             }
             for (int q = 0; q < Queries; ++q) {
                 for (int n = 0; n < Count; ++n) {
-                    headrace::store(sums + q * stride + dim + n * kLanes, acc[q][n]);
+                    sums.keep(q * sums.stride + dim + n * kLanes, acc[q][n], q);
                 }
             }
         }

@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "cache_shape.h"
+#include "partial_sums.h"
 
 namespace headrace {
 
@@ -113,19 +114,19 @@ struct Int8Cache {
             }
         }
 
-        void add_values(float* sums, int64_t stride) const {
+        void add_values(const ValueSums& sums) const {
             for (int level = 0; level < kLevels; level += kTogether) {
                 int dim = 0;
                 for (; dim + kAttentionVectors * kLanes <= shape.value_dim;
                      dim += kAttentionVectors * kLanes) {
-                    add<kAttentionVectors>(level, dim, sums, stride);
+                    add<kAttentionVectors>(level, dim, sums);
                 }
-                for (; dim < shape.value_dim; dim += kLanes) add<1>(level, dim, sums, stride);
+                for (; dim < shape.value_dim; dim += kLanes) add<1>(level, dim, sums);
             }
         }
 
         template <int Count>
-        void add(int level, int dim, float* sums, int64_t stride) const {
+        void add(int level, int dim, const ValueSums& sums) const {
             constexpr int kRows = Queries * kTogether;
             const uint8_t* rows = codes[level][0];
             Words products[kRows][Count];
@@ -155,11 +156,18 @@ struct Int8Cache {
             }
             for (int row = 0; row < kRows; ++row) {
                 const int q = row % Queries;
-                const bool is_first = level + row / Queries == 0;
-                const Floats scale = splat(is_first ? scales[q] * (1 << kBits) : scales[q]);
+                const int of_row = level + row / Queries;
+                const Floats scale = splat(of_row == 0 ? scales[q] * (1 << kBits) : scales[q]);
                 for (int n = 0; n < Count; ++n) {
-                    float* to = sums + q * stride + dim + n * kLanes;
-                    headrace::store(to, fma(to_floats(products[row][n]), scale, load(to)));
+                    const int64_t place = q * sums.stride + dim + n * kLanes;
+                    const Floats before =
+                        of_row == 0 ? sums.before(place) : load(sums.part + place);
+                    const Floats now = fma(to_floats(products[row][n]), scale, before);
+                    if (of_row + 1 == kLevels) {
+                        sums.keep(place, now, q);
+                    } else {
+                        headrace::store(sums.part + place, now);
+                    }
                 }
             }
         }

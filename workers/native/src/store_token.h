@@ -118,11 +118,9 @@ void store_exact_token(const NewToken& token, const CacheShape& shape, uint32_t*
                        token.index % E::kPerWord;
         const float* value = token.value + head * token.value_stride;
         for (int d = 0; d < token.value_dim; d += kLanes) {
-            const Mask mask = lanes(d, token.value_dim);
-            E::store(row, load(value + d, mask), mask);
-            for (int i = 0; i < std::min(kLanes, token.value_dim - d); ++i) {
-                column[(int64_t)(d + i) * E::kPerWord] = row[i];
-            }
+            // What is loaded of the numbers after the last is zero, and has its place.
+            E::store_column(column + (int64_t)d * E::kPerWord,
+                            load(value + d, lanes(d, token.value_dim)));
         }
     }
 }

@@ -313,6 +313,11 @@ HEADRACE_INLINE void store_bf16(uint16_t* to, Floats x, Mask mask) {
         if (bits >> lane & 1) to[lane] = all[lane];
     }
 }
+HEADRACE_INLINE void store_bf16_halves(uint16_t* to, Floats x) {
+    uint16_t numbers[kLanes];
+    store_bf16(numbers, x, all_lanes());
+    for (int i = 0; i < kLanes; ++i) to[2 * i] = numbers[i];
+}
 HEADRACE_INLINE Floats load_f16(const uint16_t* from) {
     return {_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)from)),
             _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)from + 1))};

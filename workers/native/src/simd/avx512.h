@@ -149,6 +149,10 @@ HEADRACE_INLINE Floats load_bf16(const uint16_t* from, Mask mask) {
 HEADRACE_INLINE void store_bf16(uint16_t* to, Floats x, Mask mask) {
     _mm256_mask_storeu_epi16(to, mask.value, (__m256i)_mm512_cvtneps_pbh(x.value));
 }
+HEADRACE_INLINE void store_bf16_halves(uint16_t* to, Floats x) {
+    const __m512i wide = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(x.value));
+    _mm512_mask_storeu_epi16(to, 0x55555555, wide);
+}
 HEADRACE_INLINE Floats even_bf16(Words x) { return as_floats(shift_left<16>(x)); }
 HEADRACE_INLINE Floats odd_bf16(Words x) {
     return as_floats(x & splat_word((int32_t)0xFFFF0000));

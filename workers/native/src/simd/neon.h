@@ -287,6 +287,11 @@ HEADRACE_INLINE void store_bf16(uint16_t* to, Floats x, Mask mask) {
     for (int part = 0; part < 4; ++part) vst1_u16(at + 4 * part, vmovn_u32(halves.parts[part]));
     if (at == all) for_lanes(mask, [&](int lane) { to[lane] = all[lane]; });
 }
+HEADRACE_INLINE void store_bf16_halves(uint16_t* to, Floats x) {
+    uint16_t numbers[kLanes];
+    store_bf16(numbers, x, all_lanes());
+    for (int i = 0; i < kLanes; ++i) to[2 * i] = numbers[i];
+}
 HEADRACE_INLINE Floats load_f16(const uint16_t* from) {
     const auto widen = [](const uint16_t* at) {
         return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(at)));

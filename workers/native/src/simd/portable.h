@@ -307,6 +307,11 @@ HEADRACE_INLINE void store_bf16(uint16_t* to, Floats x, Mask mask) {
         if (whole || lane_of(mask, lane)) to[lane] = (uint16_t)halves[lane];
     }
 }
+HEADRACE_INLINE void store_bf16_halves(uint16_t* to, Floats x) {
+    uint16_t numbers[kLanes];
+    store_bf16(numbers, x, all_lanes());
+    for (int i = 0; i < kLanes; ++i) to[2 * i] = numbers[i];
+}
 HEADRACE_INLINE Floats load_f16(const uint16_t* from) {
     const Words bits = words_of_halves(from);
     const Words sign = shift_left<16>(bits & splat_word(0x8000));

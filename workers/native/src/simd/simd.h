@@ -50,6 +50,7 @@
 //
 // Formats of 16 and 8 bits
 //   load_bf16(p, mask) store_bf16(p, x, mask)     to the nearest, ties to even; NaN stays NaN
+//   store_bf16_halves(p, x)  16 numbers in every other place from p on; nothing else is written
 //   even_bf16(w) odd_bf16(w) the first (lower) and the second number of each word
 //   load_f16(p)              16 numbers of half precision
 //   bf16_of_bytes(p) floats_of_bytes(p)  32 or 16 signed bytes
