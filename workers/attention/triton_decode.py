@@ -35,7 +35,7 @@ def triton_decode(
     pages: Pages | None = None,
     num_splits: int | None = None,
 ) -> torch.Tensor:
-    """Attend as described in headrace.workers.attention.varlen_call.TextAttention.
+    """Attend as described in headrace.workers.attention.varlen_call.VarlenAttention.
 
     Without pages torch's kernel is called. With pages, sequences must have one row each, and
     `num_splits` is ignored.

@@ -17,7 +17,7 @@ from itertools import accumulate
 import torch
 
 from headrace.workers.attention.backend import AttentionBatch, AttentionOptions, KVLayerShape, Span
-from headrace.workers.attention.varlen_call import Lengths, Pages, TextAttention, torch_varlen
+from headrace.workers.attention.varlen_call import Lengths, Pages, VarlenAttention, torch_varlen
 from headrace.workers.transfers import upload, upload_tensor
 
 PAGE_SIZE = 256  # the kernel accepts multiples of it
@@ -62,7 +62,7 @@ class VarlenBackend:
         device: torch.device,
         *,
         paged: bool = True,
-        attention: TextAttention = torch_varlen,
+        attention: VarlenAttention = torch_varlen,
     ) -> None:
         self.spare_block = num_blocks
         self._block_size = block_size

@@ -37,7 +37,7 @@ class Pages:
     table: torch.Tensor
 
 
-class TextAttention(Protocol):
+class VarlenAttention(Protocol):
     """A function that computes the attention of each sequence's rows to its own keys."""
 
     def __call__(
@@ -73,7 +73,7 @@ def torch_varlen(
     pages: Pages | None = None,
     num_splits: int | None = None,
 ) -> torch.Tensor:
-    """Call torch's attention; see TextAttention. Raises TypeError if it lacks a parameter."""
+    """Call torch's attention; see VarlenAttention. Raises TypeError if it lacks a parameter."""
     from torch.nn.attention.varlen import varlen_attn
 
     options: dict[str, Any] = {"scale": scale, "window_size": window}

@@ -19,7 +19,7 @@ from headrace.workers.attention.backend import (
     Span,
 )
 from headrace.workers.attention.varlen import PAGE_SIZE, VarlenBackend
-from headrace.workers.attention.varlen_call import TextAttention
+from headrace.workers.attention.varlen_call import VarlenAttention
 
 _DECODES = (1500, 1, 700)  # lengths of sequences, including their last rows
 _CHUNKS = ((0, 90), (600, 40))  # context and rows of each
@@ -41,7 +41,7 @@ def attends_correctly(
     kind: LayerKind,
     dtype: torch.dtype,
     device: torch.device,
-    attention: TextAttention,
+    attention: VarlenAttention,
     *,
     paged: bool,
     page_size: int = PAGE_SIZE,

@@ -11,7 +11,7 @@ from headrace.workers.attention.cache_dtype import CacheDtype
 from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.attention.sdpa import SdpaBackend
 from headrace.workers.attention.varlen import PAGE_SIZE, VarlenBackend
-from headrace.workers.attention.varlen_call import TextAttention, has_block_tables, torch_varlen
+from headrace.workers.attention.varlen_call import VarlenAttention, has_block_tables, torch_varlen
 from headrace.workers.attention.varlen_check import LayerKind, attends_correctly
 
 _MIN_CAPABILITY = (8, 0)  # FlashAttention 2 needs Ampere
@@ -43,7 +43,7 @@ def choose_backend(
     dtype: torch.dtype,
     device: torch.device,
     block_size: int,
-    attention: TextAttention = torch_varlen,
+    attention: VarlenAttention = torch_varlen,
     cache_dtype: CacheDtype | None = None,
 ) -> BackendChoice:
     """Return the fastest backend on this device that supports all the model's layers.
@@ -63,7 +63,7 @@ def choose_varlen(
     dtype: torch.dtype,
     device: torch.device,
     block_size: int,
-    attention: TextAttention,
+    attention: VarlenAttention,
 ) -> BackendChoice | None:
     """Return variable-length attention that computes correctly here; None if there is none.
 
@@ -71,7 +71,7 @@ def choose_varlen(
     """
     kinds = set(map(LayerKind, hook.heads, hook.layers, hook.options))
 
-    def choice(name: str, call: TextAttention, page: int, *, paged: bool) -> BackendChoice | None:
+    def choice(name: str, call: VarlenAttention, page: int, *, paged: bool) -> BackendChoice | None:
         size = -(-block_size // page) * page
         for kind in kinds:
             if not attends_correctly(kind, dtype, device, call, paged=paged, page_size=size):
@@ -88,7 +88,7 @@ def choose_varlen(
     return paged or choice("varlen attention over gathered keys", attention, 1, paged=False)
 
 
-def find_triton_decode() -> TextAttention | None:
+def find_triton_decode() -> VarlenAttention | None:
     """Return our Triton decode kernel if Triton is installed (torch's CUDA builds include it)."""
     if importlib.util.find_spec("triton") is None:
         return None

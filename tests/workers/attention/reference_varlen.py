@@ -22,7 +22,7 @@ def reference_varlen(
     num_splits: int | None = None,
     multiple: int = 256,
 ) -> torch.Tensor:
-    """See workers.attention.varlen_call.TextAttention; pages must be of a multiple of tokens."""
+    """See workers.attention.varlen_call.VarlenAttention; pages must be of a multiple of tokens."""
     _check(query, key, lengths, pages)
     if pages is not None:
         assert key.shape[1] % multiple == 0, "Paged KV cache block size"
