@@ -46,6 +46,10 @@ def load_pooling_runner(
     adopt_library_loggers()
     if (model_path / REFERENCE).is_file():
         raise ModelUnsupported("a GGUF file that pools is not served yet: give safetensors")
+    if config.cpu_kernels not in ("auto", "torch"):
+        raise ModelUnsupported(
+            f"cpu_kernels is {config.cpu_kernels}, but models that pool run on torch's operations"
+        )
     if config.quantization is not None:
         raise ModelUnsupported("quantization is not supported for models that pool")
     device = choose_device(config.device)
