@@ -58,7 +58,7 @@ def pool(
             process.wait()
 
 
-def wait_until_ready(process: "subprocess.Popen[bytes]", log: Path) -> str:
+def wait_until_ready(process: "subprocess.Popen[bytes] | subprocess.Popen[str]", log: Path) -> str:
     """Return the pool's URL once it serves. Raises SystemExit with its log if it does not start."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
