@@ -26,9 +26,9 @@ from bench.embed_peers.sides import (
     threads_environment,
     tree_memory,
 )
-from bench.layouts import CURRENT, ROOT, environment
 from bench.load.fake_pools import wait_until_ready
 from bench.load.http import HTTPFailure, Server
+from bench.load.layouts import CURRENT, ROOT, environment
 
 START_S = 180.0
 DTYPES: Mapping[Precision, str] = {"fp32": "float32", "bf16": "bfloat16"}

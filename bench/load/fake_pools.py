@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.layouts import environment, layout_of
+from bench.load.layouts import environment, layout_of
 
 START_TIMEOUT_S = 300.0
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
