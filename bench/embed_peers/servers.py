@@ -74,8 +74,8 @@ class EmbedServer:
         """Return the vectors of texts."""
         return self._runner.run(self._call(texts))
 
-    def memory(self) -> float:
-        """Return the resident memory of its processes in MB."""
+    def memory(self) -> list[float]:
+        """Return the resident memory of each of its processes in MB."""
         return tree_memory(self._pid)
 
     async def _call(self, texts: Sequence[str]) -> Vectors:
