@@ -47,6 +47,7 @@ class EmbedLoad:
 
     def lines(self, sides: Sequence[EmbedSide]) -> list[str]:
         """Return the load as text: for each of our precisions its peers, fastest first."""
+        sides = [side for side in sides if side.name in self.turns]
         lines = [f"{self.kind}, {self.at_once} at once, texts/s:"]
         for ours in (side for side in sides if side.is_ours):
             peers = peers_of(ours, sides)

@@ -85,8 +85,11 @@ class EmbedServer:
 
     async def _request(self, texts: Sequence[str]) -> Vectors:
         body = json.dumps({"model": "measured", "input": texts, "encoding_format": "base64"})
-        async with self._server.request("POST", "/v1/embeddings", body.encode()) as response:
-            answer = await response.read()
+        try:
+            async with self._server.request("POST", "/v1/embeddings", body.encode()) as response:
+                answer = await response.read()
+        except (HTTPFailure, OSError) as error:
+            raise PeerError(f"{self.name}: {error or type(error).__name__}") from error
         if response.status != 200:
             raise PeerError(f"HTTP {response.status}: {answer[:200].decode(errors='replace')}")
         data = sorted(json.loads(answer)["data"], key=lambda item: int(item["index"]))
@@ -176,7 +179,7 @@ def _served(
 
 
 def _is_healthy(url: str) -> bool:
-    with contextlib.suppress(OSError, HTTPFailure), urllib.request.urlopen(f"{url}/health"):
+    with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health"):
         return True
     return False
 

@@ -239,6 +239,22 @@ class TestRounds:
         assert log[-4:] == ["headrace-fp32", REFERENCE, REFERENCE, "headrace-fp32"]
         assert load.turns[REFERENCE][0].texts == 64
 
+    def test_a_peer_that_fails_is_left_out_of_the_load(
+        self, model: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        class Refusing(Scripted):
+            def run(self, calls: Calls, batch: int) -> EmbedTurn:
+                raise PeerError("HTTP 400: too many texts")
+
+        sides = [Scripted("headrace-fp32", {8: 1, 32: 1}, []), Refusing("llama.cpp-fp32", {}, [])]
+        given, _ = embed.parse_arguments(["model", "--texts", "32", "--rounds", "1"])
+        load = embed.measure(sides, Texts(model, 64), given, "mixed", 32)
+        assert list(load.turns) == ["headrace-fp32"]
+        assert load.lines(sides)[1].endswith("no peer in this precision")
+        assert "llama.cpp-fp32: left out: HTTP 400: too many" in capsys.readouterr().err
+        with pytest.raises(PeerError):
+            embed.measure([Refusing("headrace-fp32", {}, [])], Texts(model, 64), given, "long", 1)
+
 
 class TestResults:
     def test_ratios_are_of_rounds_and_to_the_fastest_peer(self) -> None:
