@@ -6,7 +6,7 @@ from quart import Blueprint, Response
 from quart_schema import document_request, document_response
 
 from headrace.frontend.context import Context
-from headrace.frontend.errors import BadRequest
+from headrace.frontend.errors import BadRequest, TaskUnsupported
 from headrace.frontend.http.parsing import read_body_as
 from headrace.frontend.middleware.in_flight import count_in_flight
 from headrace.frontend.routes import chat_completions, completions, embeddings
@@ -19,6 +19,7 @@ from headrace.frontend.schemas.embeddings import (
 )
 from headrace.frontend.schemas.invocations import InvocationRequest
 from headrace.frontend.schemas.response_bodies import ErrorAnswer, Invocation
+from headrace.protocol.pooling import Task
 
 
 def blueprint(context: Context) -> Blueprint:
@@ -52,17 +53,27 @@ _Requests = (
 
 
 def _request_model(context: Context, body: dict[str, Any]) -> _Requests:
-    if "input" in body or ("messages" in body and _embeds(context, body.get("model"))):
+    name = body.get("model")
+    if "input" in body and _does(context, name, "embed"):
+        return embedding_model(body)
+    if "messages" in body and not _does(context, name, "generate"):
         return embedding_model(body)
     if "messages" in body:
         return ChatCompletionRequest
     if "prompt" in body:
         return CompletionRequest
-    raise BadRequest("The request must hold messages (a chat), a prompt or an input.", "prompt")
+    raise BadRequest(
+        "The request must hold messages (a chat) or a prompt, or for a model that embeds an input.",
+        "prompt",
+    )
 
 
-def _embeds(context: Context, name: object) -> bool:
-    """Return whether a request's model embeds chats instead of answering them."""
+def _does(context: Context, name: object, task: Task) -> bool:
+    """Return whether a request's model does a task; true if no model can be told."""
     if not (name is None or isinstance(name, str)):
+        return True
+    try:
+        context.model(name, task)
+    except TaskUnsupported:
         return False
-    return "generate" not in context.model(name).tasks
+    return True
