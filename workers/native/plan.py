@@ -52,11 +52,13 @@ def plan_program(
     quantization: Quantization | None = None,
     adaptable: Mapping[str, nn.Module] | None = None,
     forward: ForwardPass = compute_logits,
+    dtype: torch.dtype | None = None,
 ) -> ProgramPlan:
     """Capture the model and lower it to instructions.
 
     adaptable: the layers that LoRA adapters may change, by name; None: none.
     forward: what is captured.
+    dtype: of products, and of keys and values; None: the model's.
 
     Raises NotStatic if the model's forward pass is not one fixed program.
     """
@@ -64,10 +66,11 @@ def plan_program(
 
     graph = rewrite(capture(model, hook, forward))
     names = {id(layer.weight): name for name, layer in (adaptable or {}).items()}
-    per_word = 2 if model.dtype == torch.bfloat16 else 1
+    dtype = dtype or model.dtype
+    per_word = 2 if dtype == torch.bfloat16 else 1
     length = context_length(model.config.get_text_config(decoder=True).to_dict()) or _LENGTH
     return ProgramPlan(
-        dtype=model.dtype,
+        dtype=dtype,
         layers=tuple(hook.layers),
         lowered=lower(graph, per_word, quantization, names.keys()),
         tables=tuple(_tables_of(call, length) for call in graph.tables),

@@ -99,22 +99,23 @@ def compile_encoder(
     config: EngineConfig,
     threads: int,
     positions: Positions,
+    dtype: torch.dtype,
     shared: SharedWeights | None = None,
 ) -> tuple[CompiledEncoder | None, str]:
     """Return the compiled encoder; or None, and why torch's operations run the model.
 
-    shared: the weights that the group's workers share. The model's attention is as before
-    afterwards.
+    dtype: of products; embeddings, norms and sums keep the model's. shared: the weights that the
+    group's workers share. The model's attention is as before afterwards.
     """
     reason = "the compiled kernels run on CPUs only"
     if model.device.type == "cpu":
-        reason = unsupported_reason(model.dtype) or ""
+        reason = unsupported_reason(dtype) or ""
     if reason:
         return None, reason
     hook = AttentionHook(allows_both_ways=True)
     with attention_of(model, hook.name):
         try:
-            compiled = _compile(model, hook, config, threads, shared)
+            compiled = _compile(model, hook, config, threads, dtype, shared)
         except (NotStatic, ModelUnsupported) as error:
             return None, f"{type(model).__name__} has no fixed program: {error}"
         except (TypeError, ValueError, RuntimeError, KeyError, IndexError) as error:
@@ -129,6 +130,7 @@ def _compile(
     hook: AttentionHook,
     config: EngineConfig,
     threads: int,
+    dtype: torch.dtype,
     shared: SharedWeights | None,
 ) -> CompiledProgram:
     def run(token_ids: Tensor) -> Any:
@@ -136,5 +138,5 @@ def _compile(
         return compute_hidden(model, PassInputs(token_ids, nothing, nothing, nothing[0]))
 
     hook.probe(model, run)
-    plan = plan_program(model, hook, config.quantization, forward=compute_hidden)
+    plan = plan_program(model, hook, config.quantization, forward=compute_hidden, dtype=dtype)
     return CompiledProgram.of_plan(plan, threads, shared)

@@ -73,11 +73,11 @@ class Encoder:
         return ""
 
     @torch.inference_mode()
-    def compare(self, encode: EncodeTexts) -> tuple[bool, float]:
+    def compare(self, encode: EncodeTexts, dtype: torch.dtype) -> tuple[bool, float]:
         """Compare another encoder of this model with the model itself.
 
-        Must be called before `check`. Returns whether it computes the same, up to roundings in the
-        model's dtype, and the least cosine of a text's mean vectors.
+        Must be called before `check`. Returns whether it computes the same, up to roundings in a
+        dtype, and the least cosine of a text's mean vectors.
         """
         requests = self._check_texts()
         own = [vectors.float() for vectors in self._encode_equal(requests, lambda: None)]
@@ -86,7 +86,7 @@ class Encoder:
             float(torch.cosine_similarity(a.double().mean(0), b.double().mean(0), dim=0))
             for a, b in zip(own, found, strict=True)
         ]
-        return _difference(own, found) <= _TOLERANCES[self.model.dtype], min(cosines)
+        return _difference(own, found) <= _TOLERANCES[dtype], min(cosines)
 
     def _check_texts(self) -> list[Encode]:
         lengths = [min(length, self._max_len) for length in (*_CHECK_LENGTHS, _LONG_CHECK)]

@@ -21,7 +21,11 @@ from headrace.protocol.pooling import Convert
 from headrace.workers.errors import ModelUnsupported
 from headrace.workers.load_options import threads_of
 from headrace.workers.native.compile_model import release_weights
-from headrace.workers.native.library import choose_kernels, require_kernels
+from headrace.workers.native.library import (
+    choose_kernels,
+    require_kernels,
+    unsupported_reason,
+)
 from headrace.workers.native.shared_file import SharedFile
 from headrace.workers.native.weight_format import format_names
 from headrace.workers.native.weight_memory import SharedWeights, fingerprint_weights
@@ -67,13 +71,17 @@ def load_pooling_runner(
     with phases.phase("weights"):
         dtype = _choose_dtype(model_path, config.dtype, device)
         convert = _convert(model_path, config)
-        whole = _load_model(model_path, dtype, device, convert)
+        # A program rounds the products' numbers only, where the checkpoint has more bits.
+        is_exact = device.type == "cpu" and not unsupported_reason(dtype)
+        own = checkpoint_dtype(model_path)
+        stored = own if is_exact and own == torch.float32 else dtype
+        whole = _load_model(model_path, stored, device, convert)
     setup = _read_setup(model_path, convert, whole)
     model, pooler = _parts(whole, setup, device)
     length = config.max_model_len or setup.own_length
     if length > setup.longest:
         raise ModelUnsupported(f"max_model_len is {length}, but the model takes {setup.longest}")
-    log(f"{type(model).__name__} in {model.dtype} on {device}, {threads} threads")
+    log(f"{type(model).__name__} in {dtype} on {device}, {threads} threads")
     limits = TextLimits(
         tasks=setup.tasks,
         vocab_size=model.get_input_embeddings().weight.shape[0],
@@ -86,10 +94,11 @@ def load_pooling_runner(
     shared = None
     if shared_file is not None:
         shared = SharedWeights(shared_file, fingerprint_weights(model_path))
-    compiled = _compile(encoder, config, threads, log, phases, shared)
+    compiled = _compile(encoder, config, threads, dtype, log, phases, shared)
     if compiled is not None:
         release_weights(model, compiled.compiled)
         return NativePoolingRunner(compiled, pooler, limits)
+    model.to(dtype)
     with phases.phase("self-check"):
         reason = encoder.check()
     if reason:
@@ -101,6 +110,7 @@ def _compile(
     encoder: Encoder,
     config: EngineConfig,
     threads: int,
+    dtype: torch.dtype,
     log: Callable[[str], None],
     phases: StartPhases,
     shared: SharedWeights | None,
@@ -111,17 +121,17 @@ def _compile(
     """
     model = encoder.model
     with phases.phase("compile"):
-        compiled, reason = compile_encoder(model, config, threads, encoder.positions, shared)
+        compiled, reason = compile_encoder(model, config, threads, encoder.positions, dtype, shared)
     cosine = 1.0
     if compiled is not None:
         with phases.phase("self-check"):
-            is_same, cosine = encoder.compare(compiled.encode)
+            is_same, cosine = encoder.compare(compiled.encode, dtype)
         if cosine < _LEAST_COSINE or not (is_same or config.quantization):
             compiled, reason = None, f"compiled, its vectors have a cosine of {cosine:.4f} only"
     if compiled is not None:
         program = compiled.compiled
         size = f"{program.weight_bytes / 2**20:.0f} MiB of weights"
-        kinds = format_names(program.formats, model.dtype)
+        kinds = format_names(program.formats, dtype)
         log(f"compiled kernels for {require_kernels().name}, {size} in {kinds}")
         if config.quantization:
             log(f"{config.quantization}: cosine to the exact model's vectors {cosine:.5f}")
