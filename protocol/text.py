@@ -16,8 +16,8 @@ from headrace.protocol.pooling import PoolingTask, Task
 class PoolingInfo(Frozen):
     """What a model that pools does with texts.
 
-    size: numbers of an embedding. dimensions: to how many embeddings may be cut; empty: to any
-        number; None: they may not be cut.
+    size: numbers of an embedding, or labels. dimensions: to how many embeddings may be cut; empty:
+        to any number; None: they may not be cut.
     prompts: texts that go before others, by name. default_prompt: the name of the one before texts
         of no kind; None: none goes before them.
     includes_prompt: whether a prompt's tokens are pooled, too.
@@ -25,6 +25,7 @@ class PoolingInfo(Frozen):
     has_token_types: whether the model tells the two texts of a pair apart.
     normalizes: whether embeddings are normalized unless a request says otherwise.
     similarity: how embeddings are compared.
+    labels: what numbers of a classifier stand for.
     """
 
     tasks: tuple[PoolingTask, ...]
@@ -37,6 +38,7 @@ class PoolingInfo(Frozen):
     has_token_types: bool = False
     normalizes: bool = True
     similarity: str = "cosine"
+    labels: tuple[str, ...] = ()
 
 
 class TextInfo(Frozen):

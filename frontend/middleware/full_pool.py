@@ -31,6 +31,8 @@ _BODIES: dict[str, ErrorBody] = {
     "/v1/completions": _openai_body,
     "/v1/decisions": _openai_body,
     "/v1/embeddings": _openai_body,
+    **dict.fromkeys(("/pooling", "/classify", "/score", "/v1/score"), _openai_body),
+    **dict.fromkeys(("/rerank", "/v1/rerank", "/v2/rerank", "/v2/embed"), _openai_body),
     "/v1/systemone": _openai_body,
     "/invocations": _openai_body,
     "/v1/messages": messages_errors.body,

@@ -1,5 +1,6 @@
 """Submit the texts of a request to the pool, as one piece of work of its client."""
 
+import secrets
 from collections.abc import Sequence
 
 from headrace.frontend.context import Context, ServedModel
@@ -14,11 +15,12 @@ from headrace.frontend.generation.ownership import (
 from headrace.frontend.generation.request_log import RequestLog
 from headrace.frontend.generation.token_ledger import reserve_tokens
 from headrace.frontend.metrics import LongestOutput
+from headrace.frontend.middleware import request_scope
 from headrace.frontend.middleware.deadline import current_deadline
 from headrace.frontend.pooling.encoding import Encoding
 from headrace.frontend.pooling.texts import EncodeInput, pooling_of
 from headrace.frontend.rate_limits.rate_limits import Demand
-from headrace.frontend.schemas.pooling import PoolingFields
+from headrace.frontend.schemas.pooling.fields import PoolingFields
 from headrace.protocol.pooling import NumberFormat, PoolingTask
 from headrace.protocol.to_worker import Encode
 
@@ -82,15 +84,31 @@ def messages_to_log(messages: Sequence[Encode]) -> list[str]:
     return [f"{each.task}, dimensions: {each.dimensions}" for each in messages]
 
 
-def check_dimensions(model: ServedModel, dimensions: int | None) -> None:
-    """Raise BadRequest if a model's embeddings cannot be cut to so many numbers."""
+def register_answer_id(prefix: str, request_id: str | None) -> str:
+    """Return the id of an answer, by which its request is known from now on.
+
+    request_id: as the client names it; None: it does not.
+    """
+    return request_scope.register_response_id(f"{prefix}-{request_id or secrets.token_hex(8)}")
+
+
+def check_dimensions(
+    model: ServedModel,
+    dimensions: int | None,
+    field: str = "dimensions",
+    param: str | None = None,
+) -> None:
+    """Raise BadRequest if a model's embeddings cannot be cut to so many numbers.
+
+    field: that holds them. param: of the error: the reference names none on its older routes.
+    """
     info = pooling_of(model)
     if dimensions is None:
         return
     if info.dimensions is None:
-        raise BadRequest("dimensions: this model's embeddings cannot be cut; leave it out.")
+        raise BadRequest(f"{field}: this model's embeddings cannot be cut; leave it out.", param)
     if not 1 <= dimensions <= info.size:
-        raise BadRequest(f"dimensions: must be from 1 to {info.size}.")
+        raise BadRequest(f"{field}: must be from 1 to {info.size}.", param)
     if info.dimensions and dimensions not in info.dimensions:
         known = ", ".join(map(str, info.dimensions))
-        raise BadRequest(f"dimensions: must be one of {known}.")
+        raise BadRequest(f"{field}: must be one of {known}.", param)

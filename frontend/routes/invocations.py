@@ -1,5 +1,7 @@
 """POST /invocations: SageMaker's only route, for requests of all kinds."""
 
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from quart import Blueprint, Response
@@ -9,16 +11,32 @@ from headrace.frontend.context import Context
 from headrace.frontend.errors import BadRequest
 from headrace.frontend.http.parsing import read_body_as
 from headrace.frontend.middleware.in_flight import count_in_flight
-from headrace.frontend.routes import chat_completions, completions, embeddings
+from headrace.frontend.routes import chat_completions, completions
+from headrace.frontend.routes.pooling import any_task, classify, cohere, embeddings, scoring
 from headrace.frontend.schemas.chat import ChatCompletionRequest
 from headrace.frontend.schemas.completion import CompletionRequest
-from headrace.frontend.schemas.embeddings import (
+from headrace.frontend.schemas.fields import RequestModel
+from headrace.frontend.schemas.invocations import InvocationRequest
+from headrace.frontend.schemas.pooling.any_task import (
+    PoolingChatRequest,
+    PoolingRequest,
+    pooling_model,
+)
+from headrace.frontend.schemas.pooling.cohere import CohereEmbedRequest
+from headrace.frontend.schemas.pooling.embeddings import (
     EmbeddingChatFields,
     EmbeddingRequest,
     embedding_model,
 )
-from headrace.frontend.schemas.invocations import InvocationRequest
+from headrace.frontend.schemas.pooling.labels import (
+    ClassifyChatRequest,
+    ClassifyRequest,
+    classify_model,
+)
+from headrace.frontend.schemas.pooling.scoring import RerankRequest, ScoringFields, score_model
 from headrace.frontend.schemas.response_bodies import ErrorAnswer, Invocation
+
+_SCORED = ("text_1", "text_2", "queries", "data_1", "data_2")
 
 
 def blueprint(context: Context) -> Blueprint:
@@ -30,30 +48,44 @@ def blueprint(context: Context) -> Blueprint:
     @document_response(ErrorAnswer, 400)
     @document_response(ErrorAnswer, 404)
     async def invocations() -> Response:
-        """Answer a chat, continue prompts or embed texts, as the request's fields and its model
-        say."""
+        """Answer a chat, continue prompts, or turn texts into numbers, as the request's fields and
+        its model say."""
         count_in_flight(context)
-        asked = await read_body_as(lambda body: _request_model(context, body))
-        if isinstance(asked, ChatCompletionRequest):
-            return await chat_completions.answer(context, asked)
-        if isinstance(asked, EmbeddingRequest | EmbeddingChatFields):
-            return await embeddings.answer(context, asked)
-        return await completions.answer(context, asked)
+        return await _answer(context, await read_body_as(partial(_request_model, context)))
 
     return routes
 
 
-_Requests = (
-    type[ChatCompletionRequest]
-    | type[CompletionRequest]
-    | type[EmbeddingRequest]
-    | type[EmbeddingChatFields]
+async def _answer(context: Context, asked: RequestModel) -> Response:
+    """Answer a request as its own route does."""
+    for kinds, answer in _ANSWERS:
+        if isinstance(asked, kinds):
+            response: Response = await answer(context, asked)
+            return response
+    raise AssertionError(f"no route takes {type(asked).__name__}")
+
+
+_ANSWERS: tuple[tuple[tuple[type[RequestModel], ...], Callable[..., Awaitable[Any]]], ...] = (
+    ((ChatCompletionRequest,), chat_completions.answer),
+    ((CompletionRequest,), completions.answer),
+    ((EmbeddingRequest, EmbeddingChatFields), embeddings.answer),
+    ((ClassifyRequest, ClassifyChatRequest), classify.answer),
+    ((PoolingRequest, PoolingChatRequest), any_task.answer),
+    ((RerankRequest,), scoring.answer_rerank),
+    ((ScoringFields,), scoring.answer_score),
+    ((CohereEmbedRequest,), cohere.answer),
 )
 
 
-def _request_model(context: Context, body: dict[str, Any]) -> _Requests:
-    if "input" in body or ("messages" in body and _embeds(context, body.get("model"))):
-        return embedding_model(body)
+def _request_model(context: Context, body: dict[str, Any]) -> type[RequestModel]:
+    if "query" in body:
+        return RerankRequest
+    if any(name in body for name in _SCORED):
+        return score_model(body)
+    if "texts" in body or "inputs" in body:
+        return CohereEmbedRequest
+    if "input" in body or ("messages" in body and _pools(context, body.get("model"))):
+        return _numbers_model(context, body)
     if "messages" in body:
         return ChatCompletionRequest
     if "prompt" in body:
@@ -61,8 +93,25 @@ def _request_model(context: Context, body: dict[str, Any]) -> _Requests:
     raise BadRequest("The request must hold messages (a chat), a prompt or an input.", "prompt")
 
 
-def _embeds(context: Context, name: object) -> bool:
-    """Return whether a request's model embeds chats instead of answering them."""
+def _numbers_model(context: Context, body: dict[str, Any]) -> type[RequestModel]:
+    """Return the class of a request for numbers: of the route for what its model does first."""
+    tasks = _tasks(context, body.get("model"))
+    wanted = body.get("task")
+    if "embed" in tasks or "generate" in tasks:
+        return embedding_model(body) if wanted in (None, "embed") else pooling_model(body)
+    if "classify" in tasks and wanted in (None, "classify"):
+        return classify_model(body)
+    return pooling_model(body)
+
+
+def _pools(context: Context, name: object) -> bool:
+    """Return whether a request's model turns chats into numbers instead of answering them."""
+    tasks = _tasks(context, name)
+    return bool(tasks) and "generate" not in tasks
+
+
+def _tasks(context: Context, name: object) -> tuple[str, ...]:
+    """Return what a request's model does; nothing if its name is none."""
     if not (name is None or isinstance(name, str)):
-        return False
-    return "generate" not in context.model(name).tasks
+        return ()
+    return context.model(name).tasks
