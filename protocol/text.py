@@ -25,7 +25,7 @@ class PoolingInfo(Frozen):
     has_token_types: whether the model tells the two texts of a pair apart.
     normalizes: whether embeddings are normalized unless a request says otherwise.
     similarity: how embeddings are compared.
-    labels: what numbers of a classifier stand for.
+    labels: of a classifier, by their numbers.
     """
 
     tasks: tuple[PoolingTask, ...]

@@ -1,17 +1,20 @@
 """Serialize the answers of routes that turn texts into vectors."""
 
 import json
+import secrets
 import sys
+import time
 from array import array
 from base64 import b64encode
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 from quart import Response
 
+from headrace.frontend.middleware import request_scope
 from headrace.frontend.process.worker_thread import run_in_worker_thread
-from headrace.frontend.schemas.pooling.fields import EncodingFormat, Endianness, NumberFields
+from headrace.frontend.schemas.pooling.fields import Endianness, NumberFields
 from headrace.protocol.pooling import NUMBER_BYTES, NumberFormat
 from headrace.protocol.to_frontend import Pooled
 
@@ -21,6 +24,13 @@ _MANY_NUMBERS = 8192
 _CODES = {1: "B", 2: "H", 4: "I"}
 
 
+class SizedInput(Protocol):
+    """A text with its tokens."""
+
+    @property
+    def token_ids(self) -> Sequence[int]: ...
+
+
 class AnswerHead(NamedTuple):
     """The fields at the top of an answer. prompt_tokens: of all texts."""
 
@@ -28,6 +38,15 @@ class AnswerHead(NamedTuple):
     created: int
     model: str
     prompt_tokens: int
+
+
+def answer_head(
+    prefix: str, request_id: str | None, model: str, inputs: Sequence[SizedInput]
+) -> AnswerHead:
+    """Return the head of an answer, whose id holds the client's request id, if any."""
+    answer_id = request_scope.register_response_id(f"{prefix}-{request_id or secrets.token_hex(8)}")
+    tokens = sum(len(each.token_ids) for each in inputs)
+    return AnswerHead(answer_id, int(time.time()), model, tokens)
 
 
 def number_format_of(request: NumberFields) -> NumberFormat:
@@ -146,13 +165,13 @@ def _metadata(head: AnswerHead, request: NumberFields, found: Sequence[Pooled]) 
     return {key: body[key] for key in ("id", "created", "model", "data")} | {"usage": usage}
 
 
-__all__ = [
-    "AnswerHead",
-    "EncodingFormat",
-    "embedding_item",
-    "list_answer",
-    "number_format_of",
-    "ordered",
-    "pooling_item",
-    "vectors_response",
-]
+def labels_response(head: AnswerHead, found: Sequence[Pooled], labels: Sequence[str]) -> Response:
+    """Return the answer with the labels of all texts: the likeliest, and the numbers of all."""
+    data = []
+    for index, each in enumerate(found):
+        numbers = _numbers(each, "native")
+        best = max(range(len(numbers)), key=numbers.__getitem__)
+        label = labels[best] if best < len(labels) else None
+        item = {"index": index, "label": label, "probs": numbers, "num_classes": len(numbers)}
+        data.append(item)
+    return Response(msgspec.json.encode(list_answer(head, data)), content_type="application/json")

@@ -34,10 +34,10 @@ DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
 @dataclass(frozen=True, slots=True)
 class Scoring:
-    """Scores on their way. prompt_tokens: of all texts that are run."""
+    """Scores on their way. inputs: all texts that are run."""
 
     model: ServedModel
-    prompt_tokens: int
+    inputs: Sequence[EncodeInput]
     encoding: Encoding
     scores_of: Callable[[Sequence[Pooled]], list[float]]
 
@@ -65,8 +65,7 @@ async def start_scoring(context: Context, request: ScoringFields) -> Scoring:
         compare = _compare_tokens if task == "token_embed" else partial(_compare_vectors, model)
         scores_of = partial(_compared, len(request.firsts), compare)
     encoding = start_encoding(context, model, request, task, inputs)
-    tokens = sum(len(each.token_ids) for each in inputs)
-    return Scoring(model, tokens, encoding, scores_of)
+    return Scoring(model, inputs, encoding, scores_of)
 
 
 def prompt_of(model: ServedModel, names: Sequence[str]) -> str:

@@ -38,7 +38,8 @@ def late_interaction(query: Sequence[Sequence[float]], text: Sequence[Sequence[f
 
 
 def _dot(one: Sequence[float], other: Sequence[float]) -> float:
-    return sum(map(mul, one, other))
+    product: float = sum(map(mul, one, other))
+    return product
 
 
 def _cosine(one: Sequence[float], other: Sequence[float]) -> float:
@@ -47,7 +48,8 @@ def _cosine(one: Sequence[float], other: Sequence[float]) -> float:
 
 
 def _manhattan(one: Sequence[float], other: Sequence[float]) -> float:
-    return -sum(map(abs, map(sub, one, other)))
+    distance: float = sum(map(abs, map(sub, one, other)))
+    return -distance
 
 
 def _euclidean(one: Sequence[float], other: Sequence[float]) -> float:

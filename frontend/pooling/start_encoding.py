@@ -1,6 +1,5 @@
 """Submit the texts of a request to the pool, as one piece of work of its client."""
 
-import secrets
 from collections.abc import Sequence
 
 from headrace.frontend.context import Context, ServedModel
@@ -15,7 +14,6 @@ from headrace.frontend.generation.ownership import (
 from headrace.frontend.generation.request_log import RequestLog
 from headrace.frontend.generation.token_ledger import reserve_tokens
 from headrace.frontend.metrics import LongestOutput
-from headrace.frontend.middleware import request_scope
 from headrace.frontend.middleware.deadline import current_deadline
 from headrace.frontend.pooling.encoding import Encoding
 from headrace.frontend.pooling.texts import EncodeInput, pooling_of
@@ -82,14 +80,6 @@ def start_encoding(
 def messages_to_log(messages: Sequence[Encode]) -> list[str]:
     """Return what the log tells of requests besides their texts."""
     return [f"{each.task}, dimensions: {each.dimensions}" for each in messages]
-
-
-def register_answer_id(prefix: str, request_id: str | None) -> str:
-    """Return the id of an answer, by which its request is known from now on.
-
-    request_id: as the client names it; None: it does not.
-    """
-    return request_scope.register_response_id(f"{prefix}-{request_id or secrets.token_hex(8)}")
 
 
 def check_dimensions(

@@ -22,16 +22,16 @@ from headrace.frontend.schemas.pooling.any_task import (
     PoolingRequest,
     pooling_model,
 )
+from headrace.frontend.schemas.pooling.classify import (
+    ClassifyChatRequest,
+    ClassifyRequest,
+    classify_model,
+)
 from headrace.frontend.schemas.pooling.cohere import CohereEmbedRequest
 from headrace.frontend.schemas.pooling.embeddings import (
     EmbeddingChatFields,
     EmbeddingRequest,
     embedding_model,
-)
-from headrace.frontend.schemas.pooling.labels import (
-    ClassifyChatRequest,
-    ClassifyRequest,
-    classify_model,
 )
 from headrace.frontend.schemas.pooling.scoring import RerankRequest, ScoringFields, score_model
 from headrace.frontend.schemas.response_bodies import ErrorAnswer, Invocation

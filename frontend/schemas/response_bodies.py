@@ -13,7 +13,10 @@ class ErrorInfo(BaseModel):
 
 
 class ErrorAnswer(BaseModel):
+    """detail: only where a model does something else than the route."""
+
     error: ErrorInfo
+    detail: str = ""
 
 
 class PromptTokensDetails(BaseModel):

@@ -135,6 +135,7 @@ def _pooling_info(setup: PoolingSetup, config: dict[str, Any]) -> PoolingInfo:
         has_token_types=config.get("type_vocab_size", 0) > 1,
         normalizes=modules.normalizes,
         similarity=modules.similarity,
+        labels=setup.labels,
     )
 
 

@@ -47,6 +47,9 @@ class FakePoolingRunner:
         width = request.dimensions or self.limits.size
         normalizes = request.activates is not False
         text = request.prompt_token_ids[request.prompt_length :]
+        if request.task == "classify":
+            scores = [number + 1 for number in _vector(text, width, normalizes=False)]
+            return _pooled([[score / sum(scores) for score in scores]], (width,))
         if request.task == "embed":
             return _pooled([_vector(text, width, normalizes)], (width,))
         rows = [_vector((*text[:end], end), width, normalizes) for end in range(len(text))]

@@ -9,10 +9,15 @@ import torch
 from safetensors import SafetensorError
 
 from headrace.protocol.common.gguf_reference import REFERENCE
-from headrace.protocol.common.pooling.model_setup import PoolingSetup, read_setup
+from headrace.protocol.common.pooling.model_setup import (
+    PoolingSetup,
+    choose_runner,
+    read_setup,
+)
 from headrace.protocol.common.pooling.sentence_modules import PoolingFilesError, read_object
 from headrace.protocol.config import Dtype, EngineConfig
 from headrace.protocol.logs.set_up import adopt_library_loggers
+from headrace.protocol.pooling import Convert
 from headrace.workers.errors import ModelUnsupported
 from headrace.workers.load_options import threads_of
 from headrace.workers.native.compile_model import release_weights
@@ -20,12 +25,13 @@ from headrace.workers.native.library import choose_kernels, require_kernels
 from headrace.workers.native.shared_file import SharedFile
 from headrace.workers.native.weight_format import format_names
 from headrace.workers.native.weight_memory import SharedWeights, fingerprint_weights
+from headrace.workers.pooling.classifier import Classifier
 from headrace.workers.pooling.compiled_encoder import CompiledEncoder, compile_encoder
 from headrace.workers.pooling.encoder import Encoder
 from headrace.workers.pooling.native_runner import NativePoolingRunner
 from headrace.workers.pooling.pooler import Pooler
 from headrace.workers.pooling.runner import PoolingRunner, TextLimits
-from headrace.workers.pooling.torch_runner import TorchPoolingRunner
+from headrace.workers.pooling.torch_runner import TextPooler, TorchPoolingRunner
 from headrace.workers.start_phases import StartPhases
 from headrace.workers.torch_runner.loading import (
     checkpoint_dtype,
@@ -59,8 +65,11 @@ def load_pooling_runner(
     threads = threads_of(config, workers_on_host)
     torch.set_num_threads(threads)
     with phases.phase("weights"):
-        model = _load_model(model_path, _choose_dtype(model_path, config.dtype, device), device)
-    setup = _read_setup(model_path, config, model)
+        dtype = _choose_dtype(model_path, config.dtype, device)
+        convert = _convert(model_path, config)
+        whole = _load_model(model_path, dtype, device, convert)
+    setup = _read_setup(model_path, convert, whole)
+    model, pooler = _parts(whole, setup, device)
     length = config.max_model_len or setup.own_length
     if length > setup.longest:
         raise ModelUnsupported(f"max_model_len is {length}, but the model takes {setup.longest}")
@@ -73,7 +82,7 @@ def load_pooling_runner(
         dimensions=setup.dimensions,
         num_token_types=getattr(model.config, "type_vocab_size", 0) or 1,
     )
-    encoder, pooler = Encoder(model, length), Pooler(setup.modules, device)
+    encoder = Encoder(model, length)
     shared = None
     if shared_file is not None:
         shared = SharedWeights(shared_file, fingerprint_weights(model_path))
@@ -125,9 +134,24 @@ def _compile(
     return None
 
 
-def _read_setup(model_path: Path, config: EngineConfig, model: Any) -> PoolingSetup:
+def _parts(whole: Any, setup: PoolingSetup, device: torch.device) -> tuple[Any, TextPooler]:
+    """Return a model without its head, and what makes numbers of its vectors."""
+    if not setup.labels:
+        return whole, Pooler(setup.modules, device)
+    classifier = Classifier(whole, setup.activation)
+    return classifier.base, classifier
+
+
+def _convert(model_path: Path, config: EngineConfig) -> Convert:
     try:
-        return read_setup(model_path, config.convert, _configuration(model_path, model))
+        return choose_runner(model_path, "pooling", config.convert)[1]
+    except PoolingFilesError as error:
+        raise ModelUnsupported(str(error)) from error
+
+
+def _read_setup(model_path: Path, convert: Convert, model: Any) -> PoolingSetup:
+    try:
+        return read_setup(model_path, convert, _configuration(model_path, model))
     except PoolingFilesError as error:
         raise ModelUnsupported(str(error)) from error
 
@@ -147,17 +171,28 @@ def _choose_dtype(model_path: Path, configured: Dtype, device: torch.device) -> 
     return torch.float32 if own == torch.float16 and device.type == "cpu" else own
 
 
-def _load_model(model_path: Path, dtype: torch.dtype, device: torch.device) -> Any:
-    """Load the model without its head. Raises ModelUnsupported if a weight is missing."""
-    from transformers import AutoConfig, AutoModel
+def _load_model(model_path: Path, dtype: torch.dtype, device: torch.device, convert: str) -> Any:
+    """Load the model, with its head if that classifies. Raises ModelUnsupported if a weight is
+    missing."""
+    from transformers import (
+        AutoConfig,
+        AutoModel,
+        AutoModelForSequenceClassification,
+        AutoModelForTokenClassification,
+    )
 
     silence_transformers()
     try:
         config = AutoConfig.from_pretrained(model_path, local_files_only=True)
-        model_class: Any = AutoModel._model_mapping[type(config)]
+        auto: Any = AutoModel
+        if convert == "classify":
+            is_for_tokens = any("ForToken" in name for name in config.architectures or ())
+            by_text = AutoModelForSequenceClassification
+            auto = AutoModelForTokenClassification if is_for_tokens else by_text
+        model_class = auto._model_mapping[type(config)]
         takes = inspect.signature(model_class).parameters
         options = {"add_pooling_layer": False} if "add_pooling_layer" in takes else {}
-        model, report = AutoModel.from_pretrained(
+        model, report = auto.from_pretrained(
             model_path,
             dtype=dtype,
             attn_implementation="eager",

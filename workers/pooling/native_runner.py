@@ -6,8 +6,8 @@ import torch
 
 from headrace.protocol.to_worker import Encode
 from headrace.workers.pooling.compiled_encoder import CompiledEncoder
-from headrace.workers.pooling.pooler import Pooler
 from headrace.workers.pooling.runner import EncodeResult, TextLimits
+from headrace.workers.pooling.torch_runner import TextPooler
 
 _STEP_TOKENS = 4096
 
@@ -17,7 +17,7 @@ class NativePoolingRunner:
 
     default_step_tokens = _STEP_TOKENS
 
-    def __init__(self, encoder: CompiledEncoder, pooler: Pooler, limits: TextLimits) -> None:
+    def __init__(self, encoder: CompiledEncoder, pooler: TextPooler, limits: TextLimits) -> None:
         self.limits = limits
         self._encoder, self._pooler = encoder, pooler
 

@@ -2,22 +2,29 @@
 
 from collections.abc import Callable, Sequence
 from itertools import chain
+from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from headrace.protocol.to_worker import Encode
 from headrace.workers.pooling.encoder import Encoder
-from headrace.workers.pooling.pooler import Pooler
 from headrace.workers.pooling.runner import EncodeResult, TextLimits
 
 _CPU_STEP_TOKENS = 4096
 _GPU_STEP_TOKENS = 32768
 
 
+class TextPooler(Protocol):
+    """Makes a text's numbers of its vectors [tokens, size]."""
+
+    def pool(self, request: Encode, vectors: Tensor) -> EncodeResult: ...
+
+
 class TorchPoolingRunner:
     """A model and what pools its vectors; see headrace.workers.pooling.runner.PoolingRunner."""
 
-    def __init__(self, encoder: Encoder, pooler: Pooler, limits: TextLimits) -> None:
+    def __init__(self, encoder: Encoder, pooler: TextPooler, limits: TextLimits) -> None:
         self.limits = limits
         self._encoder, self._pooler = encoder, pooler
         self._device = encoder.model.device

@@ -1,6 +1,5 @@
 """POST /pooling."""
 
-import time
 from typing import get_args
 
 from quart import Blueprint, Response
@@ -11,7 +10,7 @@ from headrace.frontend.errors import BadRequest, TaskUnsupported
 from headrace.frontend.http.parsing import read_body_as
 from headrace.frontend.middleware.in_flight import count_in_flight
 from headrace.frontend.openai_api.embedding_serializer import (
-    AnswerHead,
+    answer_head,
     number_format_of,
     pooling_item,
     vectors_response,
@@ -19,7 +18,6 @@ from headrace.frontend.openai_api.embedding_serializer import (
 from headrace.frontend.pooling.inputs import inputs_of
 from headrace.frontend.pooling.start_encoding import (
     check_dimensions,
-    register_answer_id,
     start_encoding,
 )
 from headrace.frontend.pooling.texts import pooling_of
@@ -68,10 +66,8 @@ async def answer(context: Context, request: AnyPoolingRequest) -> Response:
         dimensions=request.dimensions,
         number_format=number_format_of(request),
     )
-    answer_id = register_answer_id("pooling", request.request_id)
+    head = answer_head("pooling", request.request_id, model.name, inputs)
     found = await encoding.collect()
-    tokens = sum(len(each.token_ids) for each in inputs)
-    head = AnswerHead(answer_id, int(time.time()), model.name, tokens)
     return await vectors_response(head, request, found, pooling_item)
 
 

@@ -10,10 +10,10 @@ from headrace.frontend.errors import BadRequest
 from headrace.frontend.http.parsing import read_body
 from headrace.frontend.middleware.errors import json_response
 from headrace.frontend.middleware.in_flight import count_in_flight
+from headrace.frontend.openai_api.embedding_serializer import answer_head
 from headrace.frontend.pooling.scoring import DOCUMENT_PROMPTS, QUERY_PROMPTS, prompt_of
 from headrace.frontend.pooling.start_encoding import (
     check_dimensions,
-    register_answer_id,
     start_encoding,
 )
 from headrace.frontend.pooling.texts import EncodeInput, encode_texts, pooling_of
@@ -60,17 +60,16 @@ async def answer(context: Context, request: CohereEmbedRequest) -> Response:
     encoding = start_encoding(
         context, model, fields, "embed", inputs, dimensions=request.output_dimension
     )
-    answer_id = register_answer_id("embd", None)
+    head = answer_head("embd", None, model.name, inputs)
     found = await encoding.collect()
     is_long = sum(len(each.data) for each in found) > _MANY_BYTES
     embeddings = await run_in_worker_thread(lambda: typed_embeddings(found, types), is_long)
-    tokens = sum(len(each.token_ids) for each in inputs)
-    body: dict[str, Any] = {"id": answer_id, "embeddings": embeddings}
+    body: dict[str, Any] = {"id": head.answer_id, "embeddings": embeddings}
     if request.texts is not None:
         body["texts"] = request.texts
     body["meta"] = {
         "api_version": {"version": "2"},
-        "billed_units": {"input_tokens": tokens, "image_tokens": 0},
+        "billed_units": {"input_tokens": head.prompt_tokens, "image_tokens": 0},
     }
     return json_response({**body, "response_type": "embeddings_by_type"})
 

@@ -1,7 +1,5 @@
 """POST /v1/embeddings."""
 
-import time
-
 from quart import Blueprint, Response
 from quart_schema import document_request, document_response
 
@@ -9,7 +7,7 @@ from headrace.frontend.context import Context
 from headrace.frontend.http.parsing import read_body_as
 from headrace.frontend.middleware.in_flight import count_in_flight
 from headrace.frontend.openai_api.embedding_serializer import (
-    AnswerHead,
+    answer_head,
     embedding_item,
     number_format_of,
     vectors_response,
@@ -17,7 +15,6 @@ from headrace.frontend.openai_api.embedding_serializer import (
 from headrace.frontend.pooling.inputs import inputs_of
 from headrace.frontend.pooling.start_encoding import (
     check_dimensions,
-    register_answer_id,
     start_encoding,
 )
 from headrace.frontend.schemas.pooling.embeddings import (
@@ -59,8 +56,6 @@ async def answer(context: Context, request: AnyEmbeddingRequest) -> Response:
         dimensions=request.dimensions,
         number_format=number_format_of(request),
     )
-    answer_id = register_answer_id("embd", request.request_id)
+    head = answer_head("embd", request.request_id, model.name, inputs)
     found = await encoding.collect()
-    tokens = sum(len(each.token_ids) for each in inputs)
-    head = AnswerHead(answer_id, int(time.time()), model.name, tokens)
     return await vectors_response(head, request, found, embedding_item)

@@ -1,7 +1,5 @@
 """POST /score and /rerank, by all names that clients know."""
 
-import time
-
 from quart import Blueprint, Response
 from quart_schema import document_request, document_response
 
@@ -9,10 +7,9 @@ from headrace.frontend.context import Context
 from headrace.frontend.http.parsing import read_body, read_body_as
 from headrace.frontend.middleware.errors import json_response
 from headrace.frontend.middleware.in_flight import count_in_flight
-from headrace.frontend.openai_api.embedding_serializer import AnswerHead
+from headrace.frontend.openai_api.embedding_serializer import AnswerHead, answer_head
 from headrace.frontend.openai_api.scoring_serializer import ranking, score_list
 from headrace.frontend.pooling.scoring import start_scoring
-from headrace.frontend.pooling.start_encoding import register_answer_id
 from headrace.frontend.schemas.pooling.scoring import (
     Ranking,
     RerankRequest,
@@ -67,8 +64,5 @@ async def answer_rerank(context: Context, request: RerankRequest) -> Response:
 
 async def _scores(context: Context, request: ScoringFields) -> tuple[AnswerHead, list[float]]:
     scoring = await start_scoring(context, request)
-    answer_id = register_answer_id("score", request.request_id)
-    scores = await scoring.collect()
-    return AnswerHead(
-        answer_id, int(time.time()), scoring.model.name, scoring.prompt_tokens
-    ), scores
+    head = answer_head("score", request.request_id, scoring.model.name, scoring.inputs)
+    return head, await scoring.collect()

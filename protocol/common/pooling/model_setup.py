@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from headrace.protocol.common.context_length import context_length
+from headrace.protocol.common.pooling.labels import read_activation, read_labels
 from headrace.protocol.common.pooling.sentence_modules import (
     PoolingFilesError,
     SentenceModules,
@@ -37,6 +38,10 @@ _SHIFTED_POSITIONS = frozenset(
     {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text", "mpnet", "esm"}
     | {"longformer", "ibert", "roberta-prelayernorm", "xmod"}
 )
+_CLASSIFIERS: dict[str, PoolingTask] = {
+    "ForSequenceClassification": "classify",
+    "ForTokenClassification": "token_classify",
+}
 _MAX_LENGTH = 100_000_000  # tokenizers without a limit of their own say 1e30
 
 
@@ -45,8 +50,10 @@ class PoolingSetup:
     """How a model pools.
 
     own_length, longest: tokens of a text: what the authors say, and what the model takes at most.
-    size: numbers of an embedding. dimensions: to how many they may be cut; empty: any number, for
-        embeddings that may be cut; None: they may not.
+    size: numbers of an embedding, or of labels. dimensions: to how many they may be cut; empty: any
+        number, for embeddings that may be cut; None: they may not.
+    labels: of a classifier, by their numbers; empty: it embeds. activation: what makes numbers of
+        their scores: sigmoid, softmax or none.
     """
 
     tasks: tuple[PoolingTask, ...]
@@ -55,6 +62,8 @@ class PoolingSetup:
     longest: int
     size: int
     dimensions: tuple[int, ...] | None
+    labels: tuple[str, ...] = ()
+    activation: str = "none"
 
 
 def choose_runner(
@@ -92,7 +101,7 @@ def read_setup(
     if convert == "auto":
         convert = choose_runner(folder, "pooling", "auto")[1]
     if convert == "classify":
-        raise PoolingFilesError(f"{folder}: models that classify are not served yet")
+        return _classifier(folder, config)
     modules = read_sentence_modules(folder)
     if modules is None:
         modules = SentenceModules(modes=_default_modes(config), normalizes=True)
@@ -106,6 +115,32 @@ def read_setup(
         size=_size(folder, modules, config),
         dimensions=_dimensions(config),
     )
+
+
+def _classifier(folder: Path, config: Mapping[str, Any]) -> PoolingSetup:
+    """Return how a model classifies. Raises PoolingFilesError if it has no head for that."""
+    task = next(
+        (task for end, task in _CLASSIFIERS.items() if _architecture(config).endswith(end)), None
+    )
+    if task is None:
+        raise PoolingFilesError(f"{folder}: {_architecture(config)} has no head that classifies")
+    longest = _longest(folder, config)
+    labels = read_labels(folder, config)
+    return PoolingSetup(
+        tasks=(task,),
+        modules=SentenceModules(),
+        own_length=min(_tokenizer_length(folder) or longest, longest),
+        longest=longest,
+        size=len(labels),
+        dimensions=None,
+        labels=labels,
+        activation=read_activation(folder, config, len(labels)),
+    )
+
+
+def _architecture(config: Mapping[str, Any]) -> str:
+    names = config.get("architectures")
+    return str(names[0]) if isinstance(names, list) and names else ""
 
 
 def _own_use(folder: Path) -> tuple[Runner, Convert]:
@@ -123,8 +158,7 @@ def _own_use(folder: Path) -> tuple[Runner, Convert]:
 def _default_modes(config: Mapping[str, Any]) -> tuple[str, ...]:
     """Return how a model without modules pools: a decoder's last token has read the whole text, an
     encoder's first one stands for it."""
-    names = config.get("architectures")
-    name = str(names[0]) if isinstance(names, list) and names else ""
+    name = _architecture(config)
     is_decoder = name.endswith(("ForCausalLM", "LMHeadModel")) or _is_decoder(config)
     return ("lasttoken",) if is_decoder else ("cls",)
 

@@ -5,6 +5,10 @@ from typing import Any
 import pytest
 from quart.typing import TestClientProtocol as Client
 
+from headrace.frontend.text.model_tokenizer import ModelTokenizer
+from headrace.protocol.text import PoolingInfo
+from tests.frontend.conftest import MAKE_APP
+
 CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
 MESSAGES = {**CHAT, "model": "smol"}
 # (method, path, body): a request that is answered, and one that is not.
@@ -25,6 +29,18 @@ ANSWERED = [
     ("get", "/v1/models/smol", None),
     ("get", "/version", None),
     ("get", "/load", None),
+]
+# The same of models that pool, and of models that generate.
+POOLED = [
+    ("post", "/v1/embeddings", {"input": "Hi"}),
+    ("post", "/classify", {"input": "Hi"}),
+    ("post", "/pooling", {"input": "Hi"}),
+    *[("post", path, {"text_1": "a", "text_2": ["b", "c"]}) for path in ("/score", "/v1/score")],
+    *[
+        ("post", path, {"query": "a", "documents": ["b", "c"]})
+        for path in ("/rerank", "/v1/rerank", "/v2/rerank")
+    ],
+    ("post", "/v2/embed", {"texts": ["Hi"], "embedding_types": ["float", "base64"]}),
 ]
 REFUSED = [
     *[
@@ -92,9 +108,32 @@ async def test_answers_are_as_they_are_described(
     assert fitting(await response.get_json(), schema, schemas) == []
 
 
+@pytest.mark.parametrize(("method", "path", "body"), POOLED)
+async def test_answers_of_models_that_pool(
+    make_app: MAKE_APP,
+    pooling_text: ModelTokenizer,
+    client: Client,
+    method: str,
+    path: str,
+    body: dict[str, object],
+) -> None:
+    info = PoolingInfo(tasks=("embed", "classify"), size=3, labels=("a", "b", "c"))
+    texts = pooling_text.info.model_copy(update={"pooling": info})
+    pooling = make_app(model=ModelTokenizer(texts, pooling_text.backend)).test_client()
+    description = await described_by(client)
+    for asked, status in ((pooling, 200), (client, 404)):
+        response = await getattr(asked, method)(path, json=body)
+        assert response.status_code == status
+        described = description["paths"][path][method]["responses"][str(status)]
+        schema = described["content"]["application/json"]["schema"]
+        schemas = description["components"]["schemas"]
+        assert fitting(await response.get_json(), schema, schemas) == []
+
+
 async def test_every_answer_in_json_is_held_against_its_description(client: Client) -> None:
     description = await described_by(client)
-    tried = {(method, path.replace("/smol", "/{model_id}")) for method, path, _ in ANSWERED}
+    answered = [*ANSWERED, *POOLED]
+    tried = {(method, path.replace("/smol", "/{model_id}")) for method, path, _ in answered}
     for path, operations in description["paths"].items():
         for method, operation in operations.items():
             content = operation["responses"]["200"].get("content", {})

@@ -191,6 +191,40 @@ def test_files_that_cannot_be_used(tmp_path: Path, name: str, value: object, sai
         modules_of(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("settings", "config", "activation"),
+    [
+        ({}, {}, "softmax"),
+        ({}, {"id2label": {"0": "only"}}, "sigmoid"),
+        ({}, {"problem_type": "multi_label_classification"}, "sigmoid"),
+        ({}, {"problem_type": "regression"}, "none"),
+        ({"activation_fn": "torch.nn.modules.linear.Identity"}, {}, "none"),
+        ({}, {"sentence_transformers": {"activation_fn": "torch.nn.Sigmoid"}}, "sigmoid"),
+        ({}, {"sbert_ce_default_activation_function": "torch.nn.Identity"}, "none"),
+    ],
+)
+def test_labels_and_what_makes_numbers_of_their_scores(
+    tmp_path: Path, settings: dict[str, Any], config: dict[str, Any], activation: str
+) -> None:
+    labels = {"id2label": {"1": "no", "0": "yes"}}
+    config = {**BERT, **labels, "architectures": ["BertForSequenceClassification"], **config}
+    write(tmp_path, "config.json", config)
+    write(tmp_path, "config_sentence_transformers.json", settings)
+    setup = read_setup(tmp_path, "auto", config)
+    assert (setup.tasks, setup.activation) == (("classify",), activation)
+    assert setup.labels == (("only",) if len(config["id2label"]) == 1 else ("yes", "no"))
+
+
+def test_a_head_that_does_not_classify(tmp_path: Path) -> None:
+    with pytest.raises(PoolingFilesError, match="BertModel has no head"):
+        read_setup(tmp_path, "classify", BERT)
+    config = {**BERT, "architectures": ["BertForTokenClassification"]}
+    assert read_setup(tmp_path, "classify", config).tasks == ("token_classify",)
+    config["id2label"] = {"0": "a", "2": "b"}
+    with pytest.raises(PoolingFilesError, match="skips numbers"):
+        read_setup(tmp_path, "classify", config)
+
+
 def test_words_that_exclude_each_other(tmp_path: Path) -> None:
     with pytest.raises(PoolingFilesError, match="excludes"):
         choose_runner(tmp_path, "generate", "embed")

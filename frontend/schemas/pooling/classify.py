@@ -1,4 +1,4 @@
-"""The requests of POST /classify: texts, token ids, or a chat."""
+"""The requests and answers of POST /classify."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,11 +24,8 @@ class ClassifyChatRequest(ChatFields):
         return [self.messages]
 
 
-AnyClassifyRequest = ClassifyRequest | ClassifyChatRequest
-
-
 class ClassifyBody(RootModel[ClassifyRequest | ClassifyChatRequest]):
-    """For the API's description only; bodies are validated as what `classify_model` returns."""
+    """For the API's description only; bodies are validated as one of the two."""
 
 
 def classify_model(body: dict[str, Any]) -> type[ClassifyRequest] | type[ClassifyChatRequest]:
@@ -36,19 +33,17 @@ def classify_model(body: dict[str, Any]) -> type[ClassifyRequest] | type[Classif
     return ClassifyChatRequest if "messages" in body else ClassifyRequest
 
 
-class LabelScores(BaseModel):
-    """The scores of a text. label: the one with the highest."""
-
+class Classification(BaseModel):
     index: int
     label: str | None
     probs: list[float]
     num_classes: int
 
 
-class Classification(BaseModel):
+class ClassificationList(BaseModel):
     id: str
     object: str
     created: int
     model: str
-    data: list[LabelScores]
+    data: list[Classification]
     usage: Usage

@@ -1,0 +1,68 @@
+"""Make labels' scores of a text's vectors with the head of a transformers model.
+
+The head is the model's own forward pass, in which the model below it returns vectors that have been
+computed already, together with those of other texts.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
+
+from headrace.protocol.to_frontend import Pooled
+from headrace.protocol.to_worker import Encode
+from headrace.workers.errors import ModelUnsupported
+from headrace.workers.pooling.pooler import NOT_FINITE, to_bytes
+from headrace.workers.pooling.runner import EncodeResult
+
+
+class Classifier:
+    """The head of a model that classifies texts or their tokens.
+
+    base: the model below the head. activation: what makes numbers of scores.
+    """
+
+    def __init__(self, model: Any, activation: str) -> None:
+        self.base = getattr(model, model.base_model_prefix, None)
+        if self.base is None or self.base is model:
+            raise ModelUnsupported(f"{type(model).__name__} has no model below its head")
+        self._model, self._activation = model, activation
+        self._below = _Computed(getattr(self.base, "pooler", None))
+        setattr(model, model.base_model_prefix, self._below)
+
+    def pool(self, request: Encode, vectors: Tensor) -> EncodeResult:
+        """Return the numbers of each label, for the text or for each of its tokens."""
+        self._below.vectors = vectors.unsqueeze(0)
+        ids = torch.tensor([request.prompt_token_ids], device=vectors.device)
+        scores: Tensor = self._model(input_ids=ids, return_dict=True).logits[0].float()
+        if request.activates is not False:
+            scores = _activated(scores, self._activation)
+        if not bool(torch.isfinite(scores).all()):
+            return NOT_FINITE
+        return Pooled(to_bytes(scores, request.number_format), tuple(scores.shape))
+
+
+class _Computed(nn.Module):
+    """Stands in for a model whose vectors [1, tokens, size] are known.
+
+    pooler: the model's own, which heads may read; None if it has none.
+    """
+
+    def __init__(self, pooler: nn.Module | None) -> None:
+        super().__init__()
+        self.pooler = pooler
+        self.vectors: Tensor = torch.empty(0)
+
+    def forward(self, *args: Any, **options: Any) -> BaseModelOutputWithPoolingAndCrossAttentions:
+        pooled = None if self.pooler is None else self.pooler(self.vectors)
+        return BaseModelOutputWithPoolingAndCrossAttentions(
+            last_hidden_state=self.vectors,
+            pooler_output=pooled,
+        )
+
+
+def _activated(scores: Tensor, activation: str) -> Tensor:
+    if activation == "softmax":
+        return scores.softmax(dim=-1)
+    return scores.sigmoid() if activation == "sigmoid" else scores
