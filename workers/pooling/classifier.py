@@ -29,11 +29,14 @@ class Classifier:
             raise ModelUnsupported(f"{type(model).__name__} has no model below its head")
         self._model, self._activation = model, activation
         self._below = _Computed(getattr(self.base, "pooler", None))
+        if self._below.pooler is not None:
+            self.base.pooler = None  # it is part of the head
         setattr(model, model.base_model_prefix, self._below)
+        model.float()
 
     def pool(self, request: Encode, vectors: Tensor) -> EncodeResult:
         """Return the numbers of each label, for the text or for each of its tokens."""
-        self._below.vectors = vectors.unsqueeze(0)
+        self._below.vectors = vectors.float().unsqueeze(0)
         ids = torch.tensor([request.prompt_token_ids], device=vectors.device)
         scores: Tensor = self._model(input_ids=ids, return_dict=True).logits[0].float()
         if request.activates is not False:

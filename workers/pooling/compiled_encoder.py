@@ -23,9 +23,8 @@ from headrace.workers.native.plan import plan_program
 from headrace.workers.native.program import CompiledProgram, Program
 from headrace.workers.native.weight_memory import SharedWeights
 
-# Tokens of a call: what is computed of so many stays in the processor's caches between two
-# instructions, and products have enough rows.
-_CALL_TOKENS = 512
+# Tokens of a call, unless one text has more: fewer leave threads to wait for each other more often.
+_CALL_TOKENS = 2048
 
 Positions = Callable[[Sequence[int]], Sequence[int]]
 

@@ -30,8 +30,8 @@ from headrace.workers.pooling.compiled_encoder import CompiledEncoder, compile_e
 from headrace.workers.pooling.encoder import Encoder
 from headrace.workers.pooling.native_runner import NativePoolingRunner
 from headrace.workers.pooling.pooler import Pooler
-from headrace.workers.pooling.runner import PoolingRunner, TextLimits
-from headrace.workers.pooling.torch_runner import TextPooler, TorchPoolingRunner
+from headrace.workers.pooling.runner import PoolingRunner, TextLimits, TextPooler
+from headrace.workers.pooling.torch_runner import TorchPoolingRunner
 from headrace.workers.start_phases import StartPhases
 from headrace.workers.torch_runner.loading import (
     checkpoint_dtype,

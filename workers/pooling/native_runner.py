@@ -6,8 +6,7 @@ import torch
 
 from headrace.protocol.to_worker import Encode
 from headrace.workers.pooling.compiled_encoder import CompiledEncoder
-from headrace.workers.pooling.runner import EncodeResult, TextLimits
-from headrace.workers.pooling.torch_runner import TextPooler
+from headrace.workers.pooling.runner import EncodeResult, TextLimits, TextPooler
 
 _STEP_TOKENS = 4096
 

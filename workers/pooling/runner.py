@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from headrace.protocol.pooling import Task
 from headrace.protocol.to_frontend import Pooled
 from headrace.protocol.to_worker import Encode
 from headrace.workers.sequence.sequence import Failure
+
+if TYPE_CHECKING:  # a fake engine needs no torch
+    from torch import Tensor
 
 EncodeResult = Pooled | Failure
 
@@ -28,6 +31,12 @@ class TextLimits:
     size: int
     dimensions: tuple[int, ...] | None = None
     num_token_types: int = 1
+
+
+class TextPooler(Protocol):
+    """Makes a text's numbers of its vectors [tokens, size]."""
+
+    def pool(self, request: Encode, vectors: "Tensor") -> EncodeResult: ...
 
 
 class PoolingRunner(Protocol):

@@ -2,23 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import Protocol
 
 import torch
-from torch import Tensor
 
 from headrace.protocol.to_worker import Encode
 from headrace.workers.pooling.encoder import Encoder
-from headrace.workers.pooling.runner import EncodeResult, TextLimits
+from headrace.workers.pooling.runner import EncodeResult, TextLimits, TextPooler
 
 _CPU_STEP_TOKENS = 4096
 _GPU_STEP_TOKENS = 32768
-
-
-class TextPooler(Protocol):
-    """Makes a text's numbers of its vectors [tokens, size]."""
-
-    def pool(self, request: Encode, vectors: Tensor) -> EncodeResult: ...
 
 
 class TorchPoolingRunner:

@@ -12,8 +12,9 @@ import transformers
 from safetensors.torch import save_file
 from transformers import AutoModel
 
-from headrace.protocol.config import EngineConfig
+from headrace.protocol.config import CpuKernels, EngineConfig
 from headrace.workers.errors import ModelUnsupported
+from headrace.workers.native.library import usable_kernels
 from headrace.workers.pooling.build import build_pooling_engine
 from headrace.workers.pooling.engine import PoolingEngine
 from tests.workers.pooling.driving import encode, numbers, run
@@ -87,8 +88,8 @@ def write_modules(folder: Path, kinds: list[str], pooling: dict[str, Any]) -> No
     (folder / "modules.json").write_text(json.dumps(modules))
 
 
-def engine_of(folder: Path, log: Callable[[str], None] = print) -> PoolingEngine:
-    config = EngineConfig(runner="pooling", dtype="float32", threads=1)
+def engine_of(folder: Path, log: Callable[[str], None] = print, **options: Any) -> PoolingEngine:
+    config = EngineConfig(runner="pooling", dtype="float32", threads=1, **options)
     return build_pooling_engine(folder, config, 1, log)
 
 
@@ -98,13 +99,22 @@ def texts(count: int = 4, longest: int = 90) -> list[list[int]]:
     return [random.integers(5, VOCAB, length).tolist() for length in lengths]
 
 
+@pytest.mark.parametrize("kernels", [*usable_kernels(), "torch"])
 @pytest.mark.parametrize("name", SHAPES)
-def test_vectors_are_those_of_transformers(name: str, tmp_path: Path) -> None:
+def test_vectors_are_those_of_transformers(name: str, kernels: CpuKernels, tmp_path: Path) -> None:
     save(tmp_path, name)
     write_modules(tmp_path, ["Transformer", "Pooling"], {"pooling_mode": "mean"})
+    shares_passes = SHAPES[name][3]
+    if kernels != "torch" and not shares_passes:
+        with pytest.raises(ModelUnsupported, match=f"cpu_kernels is {kernels}, but .* no fixed"):
+            engine_of(tmp_path, cpu_kernels=kernels)
+        return
     lines: list[str] = []
-    engine = engine_of(tmp_path, lines.append)
-    assert any("one after the other" in line for line in lines) != SHAPES[name][3], lines
+    engine = engine_of(tmp_path, lines.append, cpu_kernels=kernels)
+    assert any("one after the other" in line for line in lines) != shares_passes, lines
+    assert any(f"compiled kernels for {kernels}," in line for line in lines) != (
+        kernels == "torch"
+    ), lines
     reference = AutoModel.from_pretrained(tmp_path, attn_implementation="eager").eval()
     inputs = texts()
     requests = [encode(str(n), ids, "token_embed") for n, ids in enumerate(inputs)]
@@ -117,6 +127,37 @@ def test_vectors_are_those_of_transformers(name: str, tmp_path: Path) -> None:
             wanted = reference(torch.tensor([ids])).last_hidden_state[0].double().numpy()
         scale = np.abs(wanted).max()
         assert np.abs(numbers(found) - wanted).max() < 1e-4 * max(scale, 1.0)
+
+
+@pytest.mark.parametrize("kernels", [*usable_kernels(), "torch"])
+def test_vectors_in_bfloat16(kernels: CpuKernels, tmp_path: Path) -> None:
+    save(tmp_path, "bert")
+    reference = AutoModel.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    config = EngineConfig(runner="pooling", dtype="bfloat16", threads=2, cpu_kernels=kernels)
+    engine = build_pooling_engine(tmp_path, config, 1, print)
+    for ids in texts():
+        found = run(engine, [encode("a", ids)])["a"].pooled
+        with torch.inference_mode():
+            wanted = reference(torch.tensor([ids])).last_hidden_state[0].mean(0).numpy()
+        ours = numbers(found)
+        cosine = ours @ wanted / np.linalg.norm(ours) / np.linalg.norm(wanted)
+        assert cosine > 0.98  # as with transformers in bfloat16
+
+
+def test_quantized_weights_say_how_near_they_come(tmp_path: Path) -> None:
+    save(tmp_path, "bert")
+    ids, found = texts()[2], {}
+    for quantization in (None, "int8", "int8_dynamic", "q8_0"):
+        lines: list[str] = []
+        engine = engine_of(tmp_path, lines.append, quantization=quantization)
+        found[quantization] = numbers(run(engine, [encode("a", ids)])["a"].pooled)
+        if quantization is not None:
+            (line,) = [line for line in lines if "cosine" in line]
+            assert line.startswith(f"{quantization}: ")
+            assert 0.99 < float(line.split()[-1]) < 1
+            assert np.abs(found[quantization] - found[None]).max() > 0
+    with pytest.raises(ModelUnsupported, match="quantization is q8_0, but cpu_kernels is torch"):
+        engine_of(tmp_path, quantization="q8_0", cpu_kernels="torch")
 
 
 def test_padding_tokens_in_a_text_have_no_place_in_roberta(tmp_path: Path) -> None:

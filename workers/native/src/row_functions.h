@@ -15,7 +15,7 @@ inline Floats activate(int32_t kind, Floats x) {
         case kSilu:
             return x * sigmoid(x);
         case kGelu:
-            return x * half * (erf(x * splat(0.70710678f)) + one);
+            return x * half * (normal_share(x) + one);
         case kGeluTanh: {
             const Floats inner = fma(x * x * x, splat(0.044715f), x);
             return x * half * (tanh(inner * splat(0.79788456f)) + one);

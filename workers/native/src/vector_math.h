@@ -36,14 +36,19 @@ inline Floats tanh(Floats x) {
     return with_sign_of(select(less(abs(x), splat(0.04f)), series, y), x);
 }
 
-// erf by Abramowitz and Stegun, 7.1.26; absolute error below 2e-7.
-inline Floats erf(Floats x) {
-    const Floats a = abs(x), one = splat(1.0f);
-    const Floats t = one / fma(a, splat(0.3275911f), one);
-    const Floats p = polynomial(
-        t, {1.061405429f, -1.453152027f, 1.421413741f, -0.284496736f, 0.254829592f});
-    const Floats e = exp(a * a * splat(-1.0f));
-    return with_sign_of(fnma(p * t, e, one), x);
+// erf(x / sqrt 2), the share of a normal distribution between -x and x, with the sign of x: x times a
+// quotient of polynomials of x squared, fitted by weighted least squares; absolute error below 4e-7.
+inline Floats normal_share(Floats x) {
+    constexpr float kEnd = 5.6f;  // where it is 1 in float32
+    x = min(splat(kEnd), max(splat(-kEnd), x));  // keeps NaN
+    const Floats square = x * x;
+    const Floats over =
+        polynomial(square, {4.42930338e-8f, 1.27124620e-5f, 3.47647536e-4f, 9.41418640e-3f,
+                            6.87471567e-2f, 7.97884443e-1f});
+    const Floats under =
+        polynomial(square, {1.18022527e-6f, 7.50926920e-5f, 1.91282561e-3f, 2.89386113e-2f,
+                            2.52827499e-1f, 1.0f});
+    return x * over / under;
 }
 
 inline Floats sigmoid(Floats x) {
