@@ -33,7 +33,7 @@ def check_encode(request: Encode, running_ids: Container[str], limits: TextLimit
     _check_dimensions(request, limits)
     if request.adapter:
         _reject("adapter: this model takes no adapters")
-    if request.task == "token_embed":
+    if request.task.startswith("token_"):
         width = request.dimensions or limits.size
         if len(token_ids) * width * NUMBER_BYTES[request.number_format] > MAX_RESULT_BYTES:
             _reject("prompt_token_ids: the numbers of so many tokens are too many for one answer")

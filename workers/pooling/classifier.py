@@ -58,11 +58,16 @@ class _Computed(nn.Module):
         self.vectors: Tensor = torch.empty(0)
 
     def forward(self, *args: Any, **options: Any) -> BaseModelOutputWithPoolingAndCrossAttentions:
-        pooled = None if self.pooler is None else self.pooler(self.vectors)
+        pooled = None if self.pooler is None else self._pool(self.pooler)
         return BaseModelOutputWithPoolingAndCrossAttentions(
             last_hidden_state=self.vectors,
             pooler_output=pooled,
         )
+
+    def _pool(self, pooler: nn.Module) -> Any:
+        if isinstance(pooler, nn.Linear):  # ALBERT's, whose activation is beside it
+            return torch.tanh(pooler(self.vectors[:, 0]))
+        return pooler(self.vectors)
 
 
 def _activated(scores: Tensor, activation: str) -> Tensor:

@@ -47,9 +47,11 @@ class FakePoolingRunner:
         width = request.dimensions or self.limits.size
         normalizes = request.activates is not False
         text = request.prompt_token_ids[request.prompt_length :]
-        if request.task == "classify":
-            scores = [number + 1 for number in _vector(text, width, normalizes=False)]
-            return _pooled([[score / sum(scores) for score in scores]], (width,))
+        if request.task in ("classify", "score"):
+            return _pooled([_label_scores(text, width)], (width,))
+        if request.task == "token_classify":
+            rows = [_label_scores((*text[:end], end), width) for end in range(len(text))]
+            return _pooled(rows, (len(rows), width))
         if request.task == "embed":
             return _pooled([_vector(text, width, normalizes)], (width,))
         rows = [_vector((*text[:end], end), width, normalizes) for end in range(len(text))]
@@ -61,6 +63,13 @@ def _vector(token_ids: Sequence[int], width: int, normalizes: bool) -> list[floa
     numbers = [crc32(index.to_bytes(8, sys.byteorder), seed) / 2**31 - 1 for index in range(width)]
     length = math.sqrt(sum(number * number for number in numbers)) or 1.0
     return [number / length for number in numbers] if normalizes else numbers
+
+
+def _label_scores(token_ids: Sequence[int], width: int) -> list[float]:
+    """Return numbers from 0 to 1, which add up to 1 where there are several."""
+    scores = [number + 1 for number in _vector(token_ids, width, normalizes=False)]
+    total = sum(scores) if width > 1 else 2
+    return [score / total for score in scores]
 
 
 def _pooled(rows: Sequence[Sequence[float]], shape: tuple[int, ...]) -> Pooled:

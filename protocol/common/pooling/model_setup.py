@@ -16,6 +16,7 @@ from headrace.protocol.common.pooling.sentence_modules import (
     SentenceModules,
     is_count,
     is_cross_encoder,
+    read_lengths,
     read_object,
     read_sentence_modules,
 )
@@ -125,11 +126,15 @@ def _classifier(folder: Path, config: Mapping[str, Any]) -> PoolingSetup:
     if task is None:
         raise PoolingFilesError(f"{folder}: {_architecture(config)} has no head that classifies")
     longest = _longest(folder, config)
-    labels = read_labels(folder, config)
+    labels, lengths = read_labels(folder, config), read_lengths(folder)
+    given = lengths.get("max_seq_length")
+    own = (given if is_count(given) else None) or _tokenizer_length(folder) or longest
+    # A pair's score is the number of the only label.
+    scores = task == "classify" and len(labels) == 1
     return PoolingSetup(
-        tasks=(task,),
-        modules=SentenceModules(),
-        own_length=min(_tokenizer_length(folder) or longest, longest),
+        tasks=(task, "score") if scores else (task,),
+        modules=SentenceModules(lowercases=bool(lengths.get("do_lower_case"))),
+        own_length=min(own, longest),
         longest=longest,
         size=len(labels),
         dimensions=None,

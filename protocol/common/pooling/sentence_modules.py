@@ -89,7 +89,7 @@ def read_sentence_modules(folder: Path) -> SentenceModules | None:
         elif kind == "Dense":
             denses.append(_dense(place))
     prompts, default = _prompts(settings, folder)
-    lengths = _lengths(folder)
+    lengths = read_lengths(folder)
     max_tokens = lengths.get("max_seq_length")
     return SentenceModules(
         modes=modes,
@@ -196,6 +196,7 @@ def _prompts(settings: Mapping[str, Any], folder: Path) -> tuple[dict[str, str],
     return {str(name): prompt for name, prompt in prompts.items()}, default
 
 
-def _lengths(folder: Path) -> dict[str, Any]:
+def read_lengths(folder: Path) -> dict[str, Any]:
+    """Return what sentence-transformers keeps of how texts are read; {} without such a file."""
     found = next((name for name in _LENGTHS if (folder / name).is_file()), None)
     return {} if found is None else read_object(folder / found)
