@@ -14,7 +14,7 @@ from headrace.frontend.rate_limits.rate_limits import Reservation
 Cleanups = list[Callable[[], None]]
 
 
-class Work(Protocol):
+class OwnedWork(Protocol):
     """What runs in workers for a client."""
 
     def interrupt(self, error: ApiError) -> None:
@@ -57,7 +57,7 @@ def raise_interruption() -> None:
 def own(
     context: Context,
     model: ServedModel,
-    work: Work,
+    work: OwnedWork,
     reservation: Reservation | None,
     cleanups: Cleanups | None = None,
 ) -> None:

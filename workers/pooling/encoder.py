@@ -18,7 +18,7 @@ from transformers.modeling_utils import PreTrainedModel
 from headrace.protocol.to_worker import Encode
 from headrace.workers.errors import ModelUnsupported
 from headrace.workers.linear.row_counts import round_up_rows
-from headrace.workers.pooling.varlen_attention import TextGroup, VarlenAttention
+from headrace.workers.pooling.text_attention import TextAttention, TextGroup
 
 # MKL's products of few rows differ in their last bits from those of many: of fewer than 4 a thread.
 # And what a thread computes of a tensor must be whole vectors, of 32 numbers at most: torch does
@@ -42,7 +42,7 @@ class Encoder:
         self._max_len = max_len
         self._takes = frozenset(inspect.signature(model.forward).parameters)
         self._padding = _padding_of_positions(model)
-        self._attention = VarlenAttention()
+        self._attention = TextAttention()
         self._own_attention: str = model.config._attn_implementation
         self.is_varlen = False
 

@@ -35,7 +35,7 @@ class TextGroup:
         return self.start + self.count * self.length
 
 
-class VarlenAttention:
+class TextAttention:
     """The attention of one model, under a name of its own in transformers' registry.
 
     calls: how many layers have called it since the model was made.
