@@ -97,7 +97,7 @@ class EngineConfig(Frozen):
         "auto",
         description=(
             "float32 (weights in blocks are expanded to it), bfloat16, float16, or auto: the "
-            "checkpoint's, and bfloat16 for float32 where that is fast"
+            "checkpoint's, and bfloat16 for float32 and float16 where that is fast"
         ),
     )
     quantization: Quantization | None = Field(

@@ -14,7 +14,7 @@ from headrace.workers.attention.cache_dtype import CacheDtype, choose_cache_dtyp
 from headrace.workers.attention.hook import AttentionHook, vocab_rows
 from headrace.workers.errors import ModelUnsupported
 from headrace.workers.linear.linears import prepare_linears
-from headrace.workers.linear.rounded_weights import weights_rounded
+from headrace.workers.linear.rounded_weights import has_unrounded_linears, weights_rounded
 from headrace.workers.load_options import choose_length, threads_of
 from headrace.workers.lora.slots import AdapterSlots
 from headrace.workers.memory import free_memory
@@ -24,7 +24,11 @@ from headrace.workers.native.library import require_kernels
 from headrace.workers.native.program import CompiledProgram
 from headrace.workers.native.runner import NativeRunner
 from headrace.workers.native.shared_file import SharedFile
-from headrace.workers.native.weight_format import WeightFormat, format_names
+from headrace.workers.native.weight_format import (
+    WeightFormat,
+    format_names,
+    unused_quantization,
+)
 from headrace.workers.native.weight_memory import SharedWeights, fingerprint_weights
 from headrace.workers.program_cache.cached_programs import ProgramCache
 from headrace.workers.quantized.parameter import expand_parameters, products_skipped
@@ -170,13 +174,17 @@ def _compile(
             free_memory()
     if compiled is None:
         log(f"torch's operations: {reason}")
-        if config.quantization is not None and model.device.type == "cpu":
+        is_cpu = model.device.type == "cpu"
+        if config.quantization is not None and is_cpu and has_unrounded_linears(model):
             _log.warning(SLOW_QUANTIZATION, config.quantization, reason)
     else:
         size = f"{compiled.weight_bytes / 2**20:.0f} MiB of weights"
         kinds = format_names(compiled.formats, model.dtype)
         name = require_kernels().name
         log(f"compiled kernels for {name}, {size} in {kinds}, {compiled.memory.note}")
+        unused = unused_quantization(config.quantization, compiled.formats)
+        if unused is not None:
+            log(unused)
     return compiled
 
 

@@ -81,10 +81,21 @@ def _checked(folder: Path, found: Mapping[str, Any]) -> StoredQuantization | Non
 
 def _squares(found: Mapping[str, Any]) -> list[int]:
     """Return the sizes of squares that have a scale in common; [] if nothing is said."""
-    groups = found.get("config_groups") or {}
-    each = [(group.get("weights") or {}).get("block_structure") for group in groups.values()]
-    sizes: list[Any] = next(filter(None, (found.get("weight_block_size"), *each)), [])
-    return [size for size in sizes if isinstance(size, int) and size > 0]
+    weights = [_mapping(group.get("weights")) for group in _config_groups(found)]
+    each = [one.get("block_structure") for one in weights]
+    sizes = next(filter(None, (found.get("weight_block_size"), *each)), None)
+    whole = sizes if isinstance(sizes, list) else []
+    return [size for size in whole if isinstance(size, int) and size > 0]
+
+
+def _config_groups(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return what compressed-tensors says of each group of layers."""
+    return [_mapping(group) for group in _mapping(found.get("config_groups")).values()]
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    """Return a JSON object; an empty one for other values, which strangers' files may have."""
+    return value if isinstance(value, dict) else {}
 
 
 def _check_gptq(found: Mapping[str, Any]) -> str:
@@ -106,9 +117,8 @@ def _check_awq(found: Mapping[str, Any]) -> str:
 def _check_compressed(found: Mapping[str, Any]) -> str:
     if found.get("transform_config"):
         return "has compressed-tensors weights with transforms of their inputs"
-    sparsity = (found.get("sparsity_config") or {}).get("format", "dense")
-    groups = found.get("config_groups") or {}
-    each = [group.get("format") for group in groups.values() if isinstance(group, dict)]
+    sparsity = _mapping(found.get("sparsity_config")).get("format", "dense")
+    each = [group.get("format") for group in _config_groups(found)]
     for layout in (sparsity, found.get("format"), *each):
         if layout is not None and layout not in _COMPRESSED:
             return f"has compressed-tensors weights in the format {layout}"

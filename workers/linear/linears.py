@@ -19,7 +19,10 @@ from headrace.workers.linear.fusion import FusedProduct, find_groups, strided_ou
 from headrace.workers.linear.products import Product, make_product
 from headrace.workers.linear.rounded_weights import head_quantization
 from headrace.workers.linear.row_counts import round_other_products
+from headrace.workers.native.weight_format import UNUSED_QUANTIZATION
+from headrace.workers.quantized.parameter import was_in_blocks
 from headrace.workers.torch_runner.loading import model_length
+from headrace.workers.torch_runner.self_check import computes_nan
 
 _PROBE_TOKENS = 16
 _MIN_OUTPUTS = 16  # smaller layers are gates: cheap, and their decisions should be exact
@@ -100,9 +103,16 @@ def _is_replaceable(module: nn.Module) -> bool:
     return len(_weight(module)) >= _MIN_OUTPUTS
 
 
-def _weight_kind(layer: nn.Module) -> tuple[int, torch.dtype]:
+def _weight_kind(layer: nn.Module) -> tuple[int, torch.dtype, bool]:
     weight = _weight(layer)
-    return weight.shape[1], weight.dtype
+    return weight.shape[1], weight.dtype, _is_rounded(layer)
+
+
+def _is_rounded(layer: nn.Module) -> bool:
+    """Return whether a layer's weight had been quantized, so that doing it again only loses."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return was_in_blocks(weight)
 
 
 def _weight(layer: nn.Module) -> Tensor:
@@ -140,11 +150,15 @@ def _replace(
 ) -> None:
     parents = _parents(model)
     total = sum(weight.nbytes for weight in model.parameters())
+    if quantization is not None and all(_is_rounded(layer) for group in groups for layer in group):
+        log(UNUSED_QUANTIZATION.format(quantization))
+        quantization = None
     num_replaced = old_bytes = new_bytes = 0
     while groups:
         group = groups.pop()
         is_head = model.get_output_embeddings() in group  # type: ignore[no-untyped-call]
         kind = head_quantization(quantization) if is_head else quantization
+        kind = None if _is_rounded(group[0]) else kind
         try:
             product = make_product(*_concatenated(group), kind)
         except ValueError as error:
@@ -204,6 +218,8 @@ def _check(model: PreTrainedModel, before: Tensor, after: Tensor, quantization: 
     change = (after.float() - before.float()).square().mean(dim=1).sqrt()
     share = float((change / before.float().std(dim=1)).median())
     tolerance = _EXACT_TOLERANCE if model.dtype == torch.float32 else _ROUNDED_TOLERANCE
+    if share != share:
+        raise ModelUnsupported(computes_nan(model))
     if not share <= (_QUANTIZED_TOLERANCE if quantization else tolerance):
         raise ModelUnsupported(
             f"{type(model).__name__} generates different text with "

@@ -32,11 +32,7 @@ def weights_rounded(model: PreTrainedModel, quantization: str | None) -> Iterato
         yield
         return
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    weights = {
-        module: module.weight
-        for module in model.modules()
-        if isinstance(module, nn.Linear | Conv1D) and not _is_in_blocks(module.weight)
-    }
+    weights = {module: module.weight for module in _unrounded_linears(model)}
     try:
         for module, weight in weights.items():
             name = head_quantization(quantization) if module is head else quantization
@@ -46,6 +42,17 @@ def weights_rounded(model: PreTrainedModel, quantization: str | None) -> Iterato
     finally:
         for module, weight in weights.items():
             module.weight = weight
+
+
+def has_unrounded_linears(model: PreTrainedModel) -> bool:
+    """Return whether a linear layer has a weight that is not in blocks."""
+    return any(True for _ in _unrounded_linears(model))
+
+
+def _unrounded_linears(model: PreTrainedModel) -> Iterator[nn.Linear | Conv1D]:
+    for module in model.modules():
+        if isinstance(module, nn.Linear | Conv1D) and not _is_in_blocks(module.weight):
+            yield module
 
 
 def _is_in_blocks(weight: torch.Tensor) -> bool:

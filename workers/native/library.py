@@ -7,6 +7,7 @@ processor can run is loaded; without any, models run on torch's own operations.
 
 import ctypes
 import functools
+import platform
 from collections.abc import Callable
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -35,6 +36,8 @@ KERNEL_SETS: "dict[KernelSet, str]" = {
     "neon": "NEON with dot products",
     "portable": "nothing",
 }
+
+_ARM_MACHINES = ("aarch64", "arm64")
 
 # In the order of the enumeration in src/cache_shape.h; "": the type of the program's products.
 CACHE_FORMATS: tuple[Literal["", "bfloat16", "int8", "fp8"], ...] = ("", "bfloat16", "int8", "fp8")
@@ -180,7 +183,8 @@ def unsupported_reason(dtype: torch.dtype) -> str | None:
     if load_kernels() is None:
         return _missing_reason()
     if dtype not in (torch.float32, torch.bfloat16):
-        return f"there are no kernels for {str(dtype).removeprefix('torch.')}"
+        name = str(dtype).removeprefix("torch.")
+        return f"there are no kernels for {name}, which is many times slower than bfloat16"
     return None
 
 
@@ -215,6 +219,8 @@ def _missing_reason() -> str:
     chosen = _set_of(_Choice.kernels)
     if chosen is None:
         return "kernels for this processor were not built (no C++ compiler at installation)"
+    if chosen != "portable" and (chosen == "neon") != (platform.machine() in _ARM_MACHINES):
+        return f"the processor lacks {KERNEL_SETS[chosen]}"
     if load_library(chosen) is None:
         return f"the kernels for {chosen} were not built when Headrace was installed"
     return f"the processor lacks {KERNEL_SETS[chosen]}"

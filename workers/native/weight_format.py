@@ -12,6 +12,10 @@ from headrace.workers.quantized.formats import BLOCK_FORMATS
 from headrace.workers.quantized.stack import stack_of
 from headrace.workers.quantized.tensor import InputOrder, quantized_of
 
+UNUSED_QUANTIZATION = (
+    "--quantization {} changes nothing: the model's weights are quantized, and stay as they are"
+)
+
 
 class WeightFormat(IntEnum):
     """Ways to store and multiply a weight; see `linear` in src/linear_operations.h.
@@ -64,6 +68,18 @@ def format_of(
     if quantization == "int8_dynamic" and not is_head:
         return WeightFormat.INT8_DYNAMIC
     return WeightFormat.INT8_WEIGHT_ONLY
+
+
+def unused_quantization(
+    quantization: Quantization | None, formats: Iterable[WeightFormat]
+) -> str | None:
+    """Return a line for the operator if no weight has the format that is configured.
+
+    formats: of all weights that are multiplied.
+    """
+    if quantization is None or format_of(None, quantization) in formats:
+        return None
+    return UNUSED_QUANTIZATION.format(quantization)
 
 
 def order_of(weight: Any) -> InputOrder | None:

@@ -6,10 +6,14 @@ with the prepared folder, so that workers need neither those tables nor the file
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from headrace.workers.prepare.gguf_header import GGUFHeader, GGUFTensor
+import numpy as np
+
+from headrace.workers.prepare.gguf_header import GGUFError, GGUFHeader, GGUFTensor
+from headrace.workers.quantized.formats import BLOCK_FORMATS, FLOAT_FORMATS
 
 _EXPERTS = re.compile(r"(?P<name>.*\.ffn_(?P<part>gate|up|down)_exps)\.weight")
 _BIASED_EXPERTS = re.compile(r".*\.ffn_(?P<part>gate|up|down)_exps\.(weight|bias)")
@@ -27,6 +31,8 @@ def place_tensors(
     model: a transformers model, on any device.
 
     The entries are keyword arguments of headrace.workers.quantized.gguf_file.TensorPlace.
+
+    Raises GGUFError if a tensor has a type that cannot be read.
     """
     processor, changes = _changes(headers[0].architecture, model.config.to_dict())
     if changes is None:
@@ -37,9 +43,30 @@ def place_tensors(
         for tensor in header.tensors:
             change = changes(tensor, names)
             if change is not None:
+                if not _is_readable(tensor.type):
+                    kind = tensor.type
+                    raise GGUFError(
+                        f"tensor {tensor.name!r} has the type {kind}, which is not read"
+                    )
                 place = {"type": tensor.type, "shape": tensor.shape, "offset": tensor.offset}
                 entries.append({"file": number, **place, **change})
     return entries
+
+
+@cache
+def _is_readable(kind: str) -> bool:
+    """Return whether there is code that reads numbers of a type."""
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    if kind in BLOCK_FORMATS or kind in FLOAT_FORMATS:
+        return True
+    number = GGMLQuantizationType[kind.upper()]
+    try:
+        dequantize(np.zeros((1, GGML_QUANT_SIZES[number][1]), np.uint8), number)
+    except NotImplementedError:
+        return False
+    return True
 
 
 def _changes(architecture: str, config: dict[str, Any]) -> tuple[Any, Any]:

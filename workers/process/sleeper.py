@@ -5,6 +5,7 @@ that a Sleep waits for.
 """
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from headrace.protocol.state import (
     WAKING,
     WorkerStatus,
 )
-from headrace.workers.errors import CallFailed
+from headrace.workers.errors import CallFailed, WorkerError
 from headrace.workers.process.call_handlers import CallHandlers, Reply
 from headrace.workers.process.engine_memory import EngineMemory
 from headrace.workers.process.engine_thread import OperationDone
@@ -29,6 +30,7 @@ log = logging.getLogger("headrace.worker")
 
 ABORTED = "The server was put to sleep before it had answered this request."
 _REJECTION = "the worker is asleep"
+_PAUSE_S = 1.0  # after a failure: requests that wait have the pool try again at once
 
 
 class SleepFailed(CallFailed):
@@ -171,8 +173,13 @@ class Sleeper:
         def run(memory: EngineMemory) -> Outcome:
             try:
                 act(memory)
+            except WorkerError as error:  # what it says is enough, as at a start
+                log.error("cannot wake up: %s", error)
+                time.sleep(_PAUSE_S)
+                return memory.missing, error
             except Exception as error:
                 log.exception("cannot put the engine to sleep, or wake it up")
+                time.sleep(_PAUSE_S)
                 return memory.missing, error
             return memory.missing, None
 

@@ -16,7 +16,7 @@ from headrace.workers.native.library import require_kernels
 from headrace.workers.native.program import CompiledProgram
 from headrace.workers.native.runner import NativeRunner
 from headrace.workers.native.shared_file import SharedFile
-from headrace.workers.native.weight_format import format_names
+from headrace.workers.native.weight_format import format_names, unused_quantization
 from headrace.workers.native.weight_memory import SharedWeights, fingerprint_weights
 from headrace.workers.program_cache.cached_programs import CachedProgram, ProgramCache
 from headrace.workers.start_phases import StartPhases
@@ -60,6 +60,9 @@ def load_cached_runner(
     log(f"{cached.model} in {compiled.dtype} on cpu, {threads} threads, program from the cache")
     name = require_kernels().name
     log(f"compiled kernels for {name}, {size} in {kinds}, {compiled.memory.note}")
+    unused = unused_quantization(config.quantization, compiled.formats)
+    if unused is not None:
+        log(unused)
     with phases.phase("cache"):
         return _make_runner(cached, compiled, config, length, workers_on_host, freed_bytes)
 

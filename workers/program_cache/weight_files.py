@@ -56,7 +56,7 @@ class WeightFiles:
 
     def notes(self, dtype: torch.dtype) -> Iterator[str]:
         """Yield lines for the operator about the tensors that were read, used in that dtype."""
-        if isinstance(self._quantized, PackedFiles):
+        if self._quantized is not None:
             yield from self._quantized.notes(dtype)
 
     @staticmethod

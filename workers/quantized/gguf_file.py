@@ -15,6 +15,7 @@ import torch
 
 from headrace.protocol.common.gguf_reference import GGUFFilesError, check_files, read_reference
 from headrace.workers.quantized.converted_rows import Bytes
+from headrace.workers.quantized.expanded_weights import ExpandedWeights
 from headrace.workers.quantized.formats import BLOCK_FORMATS, FLOAT_FORMATS
 from headrace.workers.quantized.stack import QuantizedStack, stack_matrices
 from headrace.workers.quantized.tensor import QuantizedTensor, row_bytes
@@ -52,7 +53,8 @@ class GGUFWeights:
     is_known: whether their places are known; if not, transformers must read the files.
     paths: of the files.
 
-    Raises GGUFFilesError if the files are not those that were prepared.
+    Raises OSError if a file cannot be read, GGUFFilesError if they are not those that were
+    prepared.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -68,10 +70,15 @@ class GGUFWeights:
             place = TensorPlace(**entry)
             self._places.setdefault(place.name, []).append(place)
         self._files: list[Bytes] = [np.memmap(path, np.uint8, "r") for path in self.paths]
+        self._expanded_weights = ExpandedWeights()
 
     @property
     def names(self) -> set[str]:
         return set(self._places)
+
+    def notes(self, dtype: torch.dtype) -> Iterator[str]:
+        """Yield a line for each kind of weights that were expanded so far."""
+        yield from self._expanded_weights.notes(dtype)
 
     def read(self, name: str, dtype: torch.dtype) -> Weight:
         """Return a tensor: a matrix in the file's bytes where they can be read by rows, also those
@@ -85,18 +92,32 @@ class GGUFWeights:
             stack = self._stack(places)
             if stack is not None:
                 return stack
+            self._count(places, "of experts, in several formats or such as no kernel reads,")
             if place.interleaved:
                 return self._turned_experts(places, dtype)
             if place.part != "down":
                 return self._experts(places, dtype)
         packed = self._packed(place)
         if packed is None:
+            if place.part is None:
+                self._count(places, f"in {place.type}")
             return self._expanded(place).to(dtype)
         if place.heads is not None:
             packed = packed.take(_by_halves(place.shape[0], place.heads))
         if len(place.shape) != 2 or place.added or place.transposed:
+            if place.transposed:
+                self._count(places, f"in {place.type}, which the model has transposed,")
             return self._changed(place, packed).to(dtype)
         return packed
+
+    def _count(self, places: list[TensorPlace], kind: str) -> None:
+        """Note that matrices in blocks are expanded."""
+        from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+        for place in places:
+            if place.type not in FLOAT_FORMATS:
+                numbers, num_bytes = GGML_QUANT_SIZES[GGMLQuantizationType[place.type.upper()]]
+                self._expanded_weights.add(kind, prod(place.shape), num_bytes * 8 / numbers)
 
     def _bytes(self, place: TensorPlace) -> Bytes:
         """Return the tensor's bytes from its first on, and what follows."""

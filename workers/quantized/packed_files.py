@@ -6,12 +6,12 @@ of experts as `QuantizedStack`. Others are expanded; `notes` says which and why.
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from headrace.protocol.common.stored_quantization import StoredQuantization, stored_quantization
+from headrace.workers.quantized.expanded_weights import ExpandedWeights
 from headrace.workers.quantized.grouped_weight import GroupedWeight
 from headrace.workers.quantized.packed_experts import (
     expert_matrix,
@@ -62,17 +62,11 @@ class PackedFiles:
         self._experts: dict[str, dict[int, dict[int, str]]] = defaultdict(dict)
         self._names = dict(self._find_names())
         self.names = self._names.keys() | self._experts.keys()
-        self._expanded: dict[str, _Expanded] = defaultdict(_Expanded)
+        self._expanded = ExpandedWeights()
 
     def notes(self, dtype: torch.dtype) -> Iterator[str]:
         """Yield a line for each kind of weights that were expanded so far."""
-        name = str(dtype).removeprefix("torch.")
-        for kind, found in self._expanded.items():
-            growth = found.elements * dtype.itemsize * 8 / found.bits
-            yield (
-                f"{found.count} weights {kind} have no kernel and are expanded to {name}, "
-                f"{growth:.2g} times as large"
-            )
+        yield from self._expanded.notes(dtype)
 
     def read(self, name: str, dtype: torch.dtype) -> Weight:
         """Return a tensor: a matrix in blocks where it can be, else in a float type."""
@@ -117,7 +111,7 @@ class PackedFiles:
         if last == "weight" and tensor.dtype == torch.int8:
             return self._grouped(stem, dtype)
         if tensor.dtype in _FLOAT8:
-            self._expanded["of 8-bit floats"].add(tensor.numel(), 8)
+            self._expanded.add("of 8-bit floats", tensor.numel(), 8)
             return float8_matrix(self._files, stem, self._quantization.squares, dtype)
         return tensor.to(dtype)
 
@@ -126,7 +120,7 @@ class PackedFiles:
         packed = weight.quantized()
         if packed is not None:
             return packed
-        self._expanded[weight.obstacle].add(weight.shape[0] * weight.shape[1], weight.bits)
+        self._expanded.add(weight.obstacle, weight.shape[0] * weight.shape[1], weight.bits)
         return weight.expanded(dtype)
 
     def _layer(self, stem: str) -> GroupedWeight:
@@ -148,8 +142,8 @@ class PackedFiles:
         packed = [m for parts in matrices for m in parts if isinstance(m, QuantizedTensor)]
         for matrix in packed:
             elements = matrix.shape[0] * matrix.shape[1]
-            expanded = self._expanded["of experts in act-order, or in several formats,"]
-            expanded.add(elements, matrix.nbytes * 8 / elements)
+            kind = "of experts in act-order, or in several formats,"
+            self._expanded.add(kind, elements, matrix.nbytes * 8 / elements)
         floats = [torch.cat([_floats(part, dtype) for part in parts]) for parts in matrices]
         return torch.stack(floats)
 
@@ -160,22 +154,8 @@ class PackedFiles:
         if stack is not None:
             return stack
         kind = "of 4-bit floats with scales that 16 bits cannot hold"
-        self._expanded[kind].add(2 * blocks.numel(), 4)
+        self._expanded.add(kind, 2 * blocks.numel(), 4)
         return mxfp4_floats(blocks, scales, dtype)
-
-
-@dataclass(slots=True)
-class _Expanded:
-    """Weights that were expanded, and the bits that files have for their numbers."""
-
-    count: int = 0
-    elements: int = 0
-    bits: float = 0
-
-    def add(self, elements: int, bits: float) -> None:
-        self.count += 1
-        self.elements += elements
-        self.bits += elements * bits
 
 
 def _floats(part: QuantizedTensor | torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -58,13 +58,15 @@ class TensorFiles:
 
 def gptq_layer(files: TensorFiles, stem: str, quantization: StoredQuantization) -> GroupedWeight:
     """Return a layer of GPTQ. quantization: what the folder's configuration says."""
-    words, zeros = files.tensor(f"{stem}.qweight"), files.tensor(f"{stem}.qzeros")
+    words, zeros = _words(files, f"{stem}.qweight"), _words(files, f"{stem}.qzeros")
     scales = files.tensor(f"{stem}.scales")
     groups, outputs = scales.shape
     index = files.optional(f"{stem}.g_idx")
     bits = zeros.shape[1] * _WORD_BITS // outputs
     if index is not None:  # zero points may be filled up to whole words
         bits = words.shape[0] * _WORD_BITS // len(index)
+        if not 0 <= zeros.shape[1] * _WORD_BITS - outputs * bits < bits * _WORD_BITS:
+            raise ValueError(f"{stem}: codes have {bits} bits, and zero points another number")
     inputs = words.shape[0] * _WORD_BITS // bits
     return GroupedWeight(
         (outputs, inputs),
@@ -79,9 +81,9 @@ def gptq_layer(files: TensorFiles, stem: str, quantization: StoredQuantization) 
 
 def awq_layer(files: TensorFiles, stem: str) -> GroupedWeight:
     """Return a layer of AWQ, version gemm."""
-    words, scales = files.tensor(f"{stem}.qweight"), files.tensor(f"{stem}.scales")
+    words, scales = _words(files, f"{stem}.qweight"), files.tensor(f"{stem}.scales")
     groups, outputs = scales.shape
-    zeros = files.optional(f"{stem}.qzeros")
+    zeros = _words(files, f"{stem}.qzeros") if f"{stem}.qzeros" in files else None
     return GroupedWeight(
         (outputs, len(words)),
         4,
@@ -95,7 +97,8 @@ def awq_layer(files: TensorFiles, stem: str) -> GroupedWeight:
 def compressed_layer(files: TensorFiles, stem: str) -> GroupedWeight:
     """Return a layer of compressed-tensors, packed or in bytes."""
     scales = files.tensor(f"{stem}.weight_scale")
-    packed = files.optional(f"{stem}.weight_packed")
+    name = f"{stem}.weight_packed"
+    packed = _words(files, name) if name in files else None
     if packed is None:
         numbers = files.tensor(f"{stem}.weight")
         shape, bits, codes = tuple(numbers.shape), 8, codes_of_bytes(numbers)
@@ -135,9 +138,7 @@ def float8_matrix(
     values = files.tensor(f"{stem}.weight").float()
     scales = files.optional(f"{stem}.weight_scale_inv")
     if scales is None:
-        scales = files.optional(f"{stem}.weight_scale")
-    if scales is None:
-        return values.to(dtype)
+        scales = files.tensor(f"{stem}.weight_scale")
     scales = scales.float()
     if scales.ndim == 1 and len(scales) > 1:
         scales = scales.unsqueeze(1)
@@ -148,14 +149,26 @@ def float8_matrix(
     return (values * scales).to(dtype)
 
 
+def _words(files: TensorFiles, key: str) -> torch.Tensor:
+    """Return a tensor of words. Raises KeyError, or ValueError if its numbers have other types."""
+    words = files.tensor(key)
+    if words.dtype not in (torch.int32, torch.uint32):
+        raise ValueError(f"{key} has numbers of the type {str(words.dtype).removeprefix('torch.')}")
+    return words
+
+
 def _groups(
     index: torch.Tensor | None, inputs: int, count: int, size: int = 0
 ) -> npt.NDArray[np.int64]:
     """Return the group of each input, from a tensor or one after the other.
 
     size: of a group, if it is known.
+
+    Raises ValueError if the tensor names a group that does not exist.
     """
     if index is not None and bool((index >= 0).all()):
+        if bool((index >= count).any()):
+            raise ValueError(f"inputs are in group {int(index.max())} of {count}")
         return index.numpy().astype(np.int64)
     fits = size > 0 and -(-inputs // size) == count
     return np.arange(inputs) // (size if fits else -(-inputs // count))

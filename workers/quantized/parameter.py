@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map_only
 from headrace.workers.quantized.tensor import QuantizedTensor, attach_quantized, quantized_of
 
 _CHUNK_ELEMENTS = 8 * 1024 * 1024  # expanded at a time
+_EXPANDED = "_headrace_expanded"
 _aten = torch.ops.aten
 
 
@@ -84,7 +85,7 @@ def expanded(parameter: Tensor) -> Tensor:
 
 def expand_parameters(model: nn.Module, *, keeps_floats: bool = False) -> tuple[int, float]:
     """Expand packed parameters of a model for good; return how many there were, and how many times
-    as large they are now.
+    as large they are now. `was_in_blocks` tells those that had been rounded.
 
     keeps_floats: leave those that are not in blocks.
     """
@@ -100,8 +101,15 @@ def expand_parameters(model: nn.Module, *, keeps_floats: bool = False) -> tuple[
                 if key not in plain:
                     before += parameter.stored_bytes
                     plain[key] = nn.Parameter(expanded(parameter), requires_grad=False)
+                    if quantized is None or not quantized.is_float:
+                        setattr(plain[key], _EXPANDED, True)
                 module._parameters[name] = plain[key]
     return len(plain), sum(each.nbytes for each in plain.values()) / max(1, before)
+
+
+def was_in_blocks(parameter: Tensor) -> bool:
+    """Return whether a parameter has been expanded from blocks."""
+    return getattr(parameter, _EXPANDED, False)
 
 
 @contextmanager

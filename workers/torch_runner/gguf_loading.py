@@ -1,5 +1,6 @@
 """Build a transformers model on the weights of a GGUF file, which stay in the file's bytes."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,35 @@ from headrace.workers.quantized.gguf_file import GGUFWeights
 from headrace.workers.torch_runner.fill_model import blank_model, fill_model
 
 
-def load_gguf_model(folder: Path, model_class: Any, dtype: torch.dtype) -> PreTrainedModel:
-    """Load the model of a prepared folder on the CPU.
+def load_gguf_model(
+    folder: Path,
+    model_class: Any,
+    dtype: torch.dtype,
+    log: Callable[[str], None] = lambda line: None,
+) -> PreTrainedModel:
+    """Load the model of a prepared folder on the CPU; log receives a line about weights that are
+    expanded.
 
-    Raises ModelUnsupported if the file has changed, or a weight is missing.
+    Raises ModelUnsupported if the file has changed, or a weight is missing or cannot be read.
     """
     try:
         weights = GGUFWeights(folder)
-    except GGUFFilesError as error:
+    except (OSError, GGUFFilesError) as error:
         raise ModelUnsupported(str(error)) from error
     if not weights.is_known:
         return _load_whole(folder, weights.paths[0], model_class, dtype)
-    config = model_class.config_class.from_pretrained(folder, local_files_only=True)
-    model = blank_model(model_class, config, dtype)
-    fill_model(model, weights, folder)
+    try:
+        config = model_class.config_class.from_pretrained(folder, local_files_only=True)
+        model = blank_model(model_class, config, dtype)
+        fill_model(model, weights, folder)
+    except (
+        OSError, LookupError, ValueError, TypeError, ArithmeticError, RuntimeError,
+    ) as error:  # fmt: skip
+        raise ModelUnsupported(
+            f"{weights.paths[0]} cannot be read: {type(error).__name__}: {error}"
+        ) from error
+    for line in weights.notes(dtype):
+        log(line)
     return model
 
 

@@ -63,12 +63,15 @@ def load_model(
     silence_transformers()
     if (model_path / REFERENCE).is_file():
         chosen = choose_dtype(dtype, config, None, device)
-        model: Any = load_gguf_model(model_path, model_class, chosen)
+        model: Any = load_gguf_model(model_path, model_class, chosen, log)
     elif _is_packed(model_path):
         chosen = _dtype_of_packed(dtype, config, device)
         model = load_packed_model(model_path, model_class, chosen, log)
     else:
-        chosen = choose_dtype(dtype, config, _weight_files(model_path)[0], device)
+        weights = _weight_files(model_path)[0]
+        chosen = choose_dtype(dtype, config, weights, device)
+        if dtype == "auto" and chosen != torch.float16 == _own_dtype(config, weights):
+            log("bfloat16 instead of float16, for which there are no kernels")
         model = _read_weights(model_path, model_class, chosen)
     model.eval()
     model.requires_grad_(False)
@@ -116,7 +119,10 @@ def _read_weights(model_path: Path, model_class: Any, dtype: torch.dtype) -> Any
             local_files_only=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except (
+        OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, ImportError,
+        SafetensorError,
+    ) as error:  # fmt: skip
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelUnsupported(f"{model_path} cannot be loaded: {first_line}") from error
     missing = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
@@ -136,12 +142,14 @@ def choose_dtype(
     weights: a file that tells the checkpoint's dtype if its configuration does not.
 
     "auto" is the checkpoint's dtype, but bfloat16 for float32 checkpoints if that is fast here:
-    half the bytes of weights for each token.
+    half the bytes of weights for each token; and for float16 ones where kernels of ours read it.
     """
     if configured != "auto":
         return _DTYPES[configured]
     own = _own_dtype(config, weights)
     if own == torch.float32 and _is_fast_in_bfloat16(device):
+        return torch.bfloat16
+    if own == torch.float16 and _has_kernels_for_bfloat16(device):
         return torch.bfloat16
     return own
 
@@ -263,9 +271,11 @@ def _stored_dtype(weights: Path) -> torch.dtype:
 
 def _is_fast_in_bfloat16(device: torch.device) -> bool:
     """Return whether the device, or torch on it, computes in bfloat16, or our kernels read it."""
-    if device.type == "cpu" and unsupported_reason(torch.bfloat16) is None:
-        return True
-    return _has_native_bfloat16(device)
+    return _has_kernels_for_bfloat16(device) or _has_native_bfloat16(device)
+
+
+def _has_kernels_for_bfloat16(device: torch.device) -> bool:
+    return device.type == "cpu" and unsupported_reason(torch.bfloat16) is None
 
 
 def _has_native_bfloat16(device: torch.device) -> bool:

@@ -21,10 +21,10 @@ def load_packed_model(
 
     Raises ModelUnsupported if a weight is missing, or cannot be read.
     """
-    config = model_class.config_class.from_pretrained(folder, local_files_only=True)
-    config.__dict__.pop("quantization_config", None)
-    model = blank_model(model_class, config, dtype)
     try:
+        config = model_class.config_class.from_pretrained(folder, local_files_only=True)
+        config.__dict__.pop("quantization_config", None)
+        model = blank_model(model_class, config, dtype)
         weights = PackedFiles(folder)
         bias = weights.unread_bias(set(model.state_dict()))
         if bias is not None:
@@ -32,7 +32,7 @@ def load_packed_model(
         fill_model(model, weights, folder)
     except (OSError, SafetensorError, StoredQuantizationError) as error:
         raise ModelUnsupported(f"{folder} cannot be loaded: {error}") from error
-    except (KeyError, ValueError, IndexError, RuntimeError) as error:
+    except (LookupError, ValueError, TypeError, ArithmeticError, RuntimeError) as error:
         raise ModelUnsupported(
             f"{folder} has packed weights of an unknown layout: {type(error).__name__}: {error}"
         ) from error

@@ -63,11 +63,19 @@ def check_model(
     exact = model.dtype == torch.float32 and not is_rounded
     error = float(errors.max() if exact else errors.median())
     tolerance = _EXACT_TOLERANCE if exact else _ROUNDED_TOLERANCE
+    if error != error:
+        raise ModelUnsupported(computes_nan(model))
     if not error <= (_QUANTIZED_TOLERANCE if is_rounded else tolerance):
         raise ModelUnsupported(
             f"{type(model).__name__} generates different text with a paged cache "
             f"(logits differ by {error:.2g} of their spread)"
         )
+
+
+def computes_nan(model: PreTrainedModel) -> str:
+    """Return what is said of a model whose logits are no numbers."""
+    dtype = str(model.dtype).removeprefix("torch.")
+    return f"{type(model).__name__} computes NaN: its weights are damaged, or too large for {dtype}"
 
 
 def _errors(

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from headrace.protocol.config import CpuKernels, Dtype, EngineConfig, Quantization
 from headrace.protocol.to_worker import Generate
 from headrace.workers.attention.backend import AttentionBatch, Span
+from headrace.workers.engine import step_budget
 from headrace.workers.engine.engine import Engine
 from headrace.workers.errors import RejectedByEngine
 from headrace.workers.lora.layers import add_products
@@ -161,26 +162,41 @@ def reference_logits(tiny: Tiny, name: str, prompt: tuple[int, ...]) -> torch.Te
 def test_adapters_of_rounded_models(
     torch_llama: Tiny, dtype: Dtype, quantization: Quantization, kernel_set: CpuKernels
 ) -> None:
-    """What they change is what they change in the model itself, but for the rounding."""
-    engine = torch_llama.engine(cpu_kernels=kernel_set, dtype=dtype, quantization=quantization)
-    names, prompt = list(torch_llama.adapters), make_prompts(1, 20, 30)[0]
+    is_exact = dtype == "float32" and quantization is None
+    options = {"cpu_kernels": kernel_set, "dtype": dtype, "quantization": quantization}
+    check_changes(torch_llama, 1e-4 if is_exact else 0.1, **options)
+
+
+@pytest.mark.parametrize("kernels", ANY_KERNELS)
+@pytest.mark.parametrize("cache", ["int8", "fp8"])
+def test_adapters_with_rounded_caches(torch_llama: Tiny, cache: str, kernels: CpuKernels) -> None:
+    use_kernels(kernels)
+    tolerance = 0.1 if cache == "int8" else 0.3  # three bits of fraction
+    check_changes(torch_llama, tolerance, cpu_kernels=kernels, kv_cache_dtype=cache)
+
+
+def check_changes(tiny: Tiny, tolerance: float, **options: Any) -> None:
+    """What adapters change is what they change in the model itself, but for the rounding."""
+    engine = tiny.engine(**options)
+    names, prompt = list(tiny.adapters), make_prompts(1, 20, 30)[0]
     prompts = [prompt] * (1 + len(names))
     base, *ours = logits(engine.runner, ["", *names], prompts)
-    of_base = reference_logits(torch_llama, "", prompt)
+    of_base = reference_logits(tiny, "", prompt)
     for name, found in zip(names, ours, strict=True):
-        theirs = reference_logits(torch_llama, name, prompt)
+        theirs = reference_logits(tiny, name, prompt)
         error = ((found - base) - (theirs - of_base)).square().mean().sqrt()
-        is_exact = dtype == "float32" and quantization is None
-        tolerance = 1e-4 if is_exact else 0.1
         assert error < tolerance * theirs.std(), name
 
 
 @on_each_set
-def test_what_a_row_gets_depends_on_no_other(torch_llama: Tiny, kernel_set: CpuKernels) -> None:
+@pytest.mark.parametrize("cache", ["auto", "int8", "fp8"])
+def test_what_a_row_gets_depends_on_no_other(
+    torch_llama: Tiny, cache: str, kernel_set: CpuKernels
+) -> None:
     """To the last bit: a text with a seed is the same whatever else the batch holds."""
     names = ["", *torch_llama.adapters]
     prompts = make_prompts(len(names), 5, 30)
-    runner = torch_llama.engine(cpu_kernels=kernel_set).runner
+    runner = torch_llama.engine(cpu_kernels=kernel_set, kv_cache_dtype=cache).runner
     together = logits(runner, names, prompts)
     for index, (name, prompt) in enumerate(zip(names, prompts, strict=True)):
         assert torch.equal(together[index], logits(runner, [name], [prompt])[0])
@@ -288,6 +304,7 @@ def test_only_as_much_is_multiplied_as_the_step_needs(
     torch_llama: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also of a step with a prompt of one adapter among decodes of another and of none."""
+    monkeypatch.setattr(step_budget, "SHORT_STEP_S", 60.0)  # a slow machine would cut the prompt
     engine = torch_llama.engine()
     check_all(torch_llama, engine, mixed(torch_llama, 10))
     products: list[tuple[int, int]] = []

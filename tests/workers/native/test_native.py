@@ -299,11 +299,24 @@ def test_a_processor_that_lacks_what_is_asked_for_ends_the_start(
     assert library.KERNEL_SETS[kernel_set] in str(refused.value)
 
 
-def test_kernels_that_were_not_built_end_the_start(tmp_path: Path) -> None:
+def test_kernels_that_were_not_built_end_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save_tiny(tmp_path, "llama")
-    missing = next(name for name in library.KERNEL_SETS if library.load_library(name) is None)
-    with pytest.raises(ModelUnsupported, match=f"kernels for {missing} were not built"):
-        build(tmp_path, cpu_kernels=missing)
+    monkeypatch.setattr(library, "load_library", lambda name: None)
+    with pytest.raises(ModelUnsupported, match="kernels for portable were not built"):
+        build(tmp_path, cpu_kernels="portable")
+
+
+@pytest.mark.parametrize(("machine", "kernels"), [("x86_64", "neon"), ("aarch64", "avx2")])
+def test_kernels_of_another_kind_of_processor_end_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine: str, kernels: KernelSet
+) -> None:
+    save_tiny(tmp_path, "llama")
+    monkeypatch.setattr(library, "_usable", lambda name: None)
+    monkeypatch.setattr(library.platform, "machine", lambda: machine)
+    with pytest.raises(ModelUnsupported, match=f"is {kernels}, but the processor lacks "):
+        build(tmp_path, cpu_kernels=kernels)
 
 
 @needs_int8

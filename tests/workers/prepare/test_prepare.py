@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +99,19 @@ def test_a_prepared_file_keeps_its_weights(tmp_path: Path) -> None:
         "tokenizer.json",
     }
     assert not [name for name in written if name.endswith(".safetensors")]
+
+
+def test_a_type_that_nothing_reads_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "tiny.gguf"
+    write_gguf(file)
+    data = file.read_bytes()
+    name = b"blk.0.ffn_down.weight"
+    start = data.index(name) + len(name) + struct.calcsize("<IQQ")
+    number = struct.pack("<I", gguf.GGMLQuantizationType.I8)
+    file.write_bytes(data[:start] + number + data[start + len(number) :])
+    done = prepare("gguf", file, tmp_path / "model")
+    assert done.returncode != 0
+    assert "tensor 'blk.0.ffn_down.weight' has the type i8, which is not read" in done.stdout
 
 
 def test_its_configuration_is_what_transformers_reads(tmp_path: Path) -> None:

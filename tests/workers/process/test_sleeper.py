@@ -1,5 +1,6 @@
 """When a worker sleeps and wakes, by a list of events."""
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from headrace.protocol.calls import ALL_MEMORY, MemoryTag, Sleep, WakeUp
 from headrace.protocol.state import ASLEEP, FALLING_ASLEEP, READY, WAKING, WorkerStatus
 from headrace.protocol.to_frontend import Aborted, Rejected
+from headrace.workers.errors import ModelUnsupported
 from headrace.workers.process.engine_thread import OperationDone
 from headrace.workers.process.sleeper import ABORTED, Sleeper
 from tests.workers.process.test_service import ONE, Wire
@@ -226,3 +228,21 @@ def test_an_idle_worker_sleeps_by_itself() -> None:
     assert bed.residence.done == [2]
     bed.turn(100.0)
     assert not bed.is_operating
+
+
+def test_a_model_that_cannot_be_loaded_again_is_one_line_and_no_hurry(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Requests that wait have the pool try again as soon as waking has failed."""
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    bed = Bed()
+    bed.ask("sleep", Sleep(level=2, mode="wait"))
+    bed.operate()
+    bed.residence.broken = ModelUnsupported("model.gguf: has changed since the start")
+    bed.ask("wake", WakeUp())
+    bed.operate()
+    assert pauses == [1.0]
+    (record,) = caplog.records
+    assert record.getMessage() == "cannot wake up: model.gguf: has changed since the start"
+    assert record.exc_info is None

@@ -13,6 +13,7 @@ from headrace.workers.build import build_engine, build_runner
 from headrace.workers.engine.engine import Engine
 from headrace.workers.errors import ModelUnsupported
 from headrace.workers.native.shared_file import SharedFile
+from headrace.workers.native.weight_format import UNUSED_QUANTIZATION
 from headrace.workers.prepare.gguf_folder import write_gguf_folder
 from headrace.workers.process.engine_memory import EngineMemory
 from tests.lora_adapters import make_adapter
@@ -140,3 +141,22 @@ def test_quantization_is_for_weights_that_are_floats(
     assert len(tokens(engine)) == 8
     (named,) = [line.partition("weights in ")[2] for line in lines if "weights in " in line]
     assert sorted(named.removesuffix(", not shared").split(", ")) == formats.split(", ")
+
+
+@pytest.mark.parametrize("kernels", ["torch", pytest.param("native", marks=needs_kernels)])
+@pytest.mark.parametrize("quantization", ["q4_0", "int8"])
+def test_blocks_stay_whatever_is_configured(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kernels: CpuKernels, quantization: str
+) -> None:
+    save_tiny_gguf(tmp_path / "tiny.gguf", "llama", "q5_1")
+    (tmp_path / "model").mkdir()
+    write_gguf_folder(tmp_path / "tiny.gguf", tmp_path / "model")
+    answers, notes = [], []
+    for options in ({}, {"quantization": quantization}):
+        lines: list[str] = []
+        settings = config(kernels, dtype="bfloat16", **options)
+        answers.append(tokens(build_engine(tmp_path / "model", settings, 1, lines.append)))
+        notes.append([line for line in lines if "changes nothing" in line])
+    assert answers[0] == answers[1]
+    assert notes == [[], [UNUSED_QUANTIZATION.format(quantization)]]
+    assert not caplog.records  # nothing is slower for it

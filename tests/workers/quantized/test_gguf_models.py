@@ -1,5 +1,6 @@
 """A model is served from a GGUF file's bytes, and computes what the model in the file computes."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,13 @@ from headrace.workers.quantized.parameter import (
     products_skipped,
 )
 from headrace.workers.torch_runner.gguf_loading import load_gguf_model
+from headrace.workers.torch_runner.loading import load_model
 from tests.workers.driving import request, run
 from tests.workers.processors import KERNELS, needs_kernels, on_each_set, use_kernels
 from tests.workers.tiny_gguf import MODELS, save_tiny_gguf
 
 CACHE = 8 * 1024 * 1024
+WIDE = {"hidden_size": 256, "num_attention_heads": 16, "num_key_value_heads": 16}
 IDS = torch.tensor([[1, 5, 9, 200, 7, 7, 31]])
 
 
@@ -53,6 +56,28 @@ def test_every_architecture_computes_what_its_file_holds(tmp_path: Path, name: s
     packed = [p for p in model.parameters() if isinstance(p, PackedParameter)]
     assert len(packed) > 2 or name == "gpt2"
     assert sum(p.untyped_storage().nbytes() for p in packed) <= 4 * len(packed)
+
+
+def test_formats_without_kernels_are_told(tmp_path: Path) -> None:
+    reference = prepared(tmp_path, "llama", "tq2_0", intermediate_size=256, **WIDE)
+    lines: list[str] = []
+    model = load_model(
+        tmp_path / "model", "float32", torch.device("cpu"), trusts_code=False, log=lines.append
+    )
+    assert lines == [
+        "16 weights in tq2_0 have no kernel and are expanded to float32, 16 times as large"
+    ]
+    torch.testing.assert_close(logits(model), logits(reference), rtol=1e-4, atol=1e-4)
+
+
+def test_weights_that_cannot_be_read_end_the_start_in_one_line(tmp_path: Path) -> None:
+    prepared(tmp_path, "llama")
+    reference = tmp_path / "model" / "gguf.json"
+    value = json.loads(reference.read_text())
+    value["tensors"][3]["type"] = "q1_0"
+    reference.write_text(json.dumps(value))
+    with pytest.raises(ModelUnsupported, match=r"tiny\.gguf cannot be read: [^\n]*$"):
+        load_model(tmp_path / "model", "float32", torch.device("cpu"))
 
 
 @needs_kernels

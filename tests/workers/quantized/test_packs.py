@@ -13,10 +13,13 @@ from headrace.protocol.common.stored_quantization import (
     StoredQuantizationError,
     stored_quantization,
 )
+from headrace.protocol.config import CpuKernels, EngineConfig
+from headrace.workers.build import build_engine
 from headrace.workers.errors import ModelUnsupported
 from headrace.workers.quantized.parameter import PackedParameter
 from headrace.workers.quantized.tensor import quantized_of
 from headrace.workers.torch_runner.loading import load_model
+from tests.workers.processors import use_kernels
 from tests.workers.tiny_models import save_tiny
 from tests.workers.tiny_packs import save_pack
 
@@ -122,6 +125,75 @@ def test_what_cannot_be_read_is_refused(
     config["quantization_config"] = quantization
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelUnsupported, match=message):
+        loaded(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "quantization",
+    [
+        {"quant_method": "compressed-tensors", "config_groups": [1]},
+        {"quant_method": "compressed-tensors", "config_groups": {"group_0": None}},
+        {"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": [1]}}},
+        {"quant_method": "compressed-tensors", "sparsity_config": "none"},
+        {"quant_method": "fp8", "weight_block_size": "128"},
+        {"quant_method": "fp8", "weight_block_size": 128},
+    ],
+)
+def test_values_of_other_kinds_say_nothing(tmp_path: Path, quantization: dict[str, Any]) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": quantization}))
+    found = stored_quantization(tmp_path)
+    assert found is not None
+    assert (found.method, found.squares) == (quantization["quant_method"], (128, 128))
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "change"),
+    [
+        ("gptq", "g_idx", lambda groups: groups + 100),
+        ("gptq", "qweight", lambda words: words[: len(words) // 2]),
+        ("gptq", "qweight", lambda words: words.long()),
+        ("gptq", "qzeros", lambda words: words.long()),
+        ("awq", "qweight", lambda words: words.long()),
+        ("pack-quantized", "weight_packed", lambda words: words.long()),
+        ("pack-quantized", "weight_shape", lambda shape: shape * 0),
+        ("int-quantized", "weight_scale", None),
+        ("fp8", "weight_scale_inv", None),
+    ],
+)
+def test_damaged_layers_are_refused_in_one_line(
+    tmp_path: Path, method: str, name: str, change: Callable[[torch.Tensor], torch.Tensor] | None
+) -> None:
+    save_pack(tmp_path, method)
+    file, key = tmp_path / "model.safetensors", f"model.layers.0.mlp.up_proj.{name}"
+    tensors = load_file(file)
+    before = tensors.pop(key)
+    if change is not None:
+        tensors[key] = change(before)
+    save_file(tensors, file)
+    with pytest.raises(ModelUnsupported, match=r"packed weights of an unknown layout: [^\n]*$"):
+        loaded(tmp_path)
+
+
+@pytest.mark.parametrize("kernels", ["auto", "torch"])
+def test_scales_that_are_no_numbers_are_named_as_such(tmp_path: Path, kernels: CpuKernels) -> None:
+    use_kernels(kernels)
+    save_pack(tmp_path, "gptq")
+    file, key = tmp_path / "model.safetensors", "model.layers.0.mlp.up_proj.scales"
+    tensors = load_file(file)
+    tensors[key][0, 0] = float("nan")
+    save_file(tensors, file)
+    config = EngineConfig(kv_cache_bytes=2**21, threads=1, device="cpu", cpu_kernels=kernels)
+    with pytest.raises(ModelUnsupported, match="computes NaN: its weights are damaged"):
+        build_engine(tmp_path, config, 1, print)
+
+
+@pytest.mark.parametrize("quantization", [{}, [1]])
+def test_a_quantization_without_a_method_is_one_line(tmp_path: Path, quantization: Any) -> None:
+    save_tiny(tmp_path, "llama")
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["quantization_config"] = quantization
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelUnsupported, match=r"cannot be loaded: [^\n]*$"):
         loaded(tmp_path)
 
 

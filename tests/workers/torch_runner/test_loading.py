@@ -215,6 +215,7 @@ def test_the_cache_is_no_larger_than_needed(llama: Path) -> None:
 def test_dtype_follows_the_checkpoint(llama: Path) -> None:
     weights = llama / "model.safetensors"
     cpu = torch.device("cpu")
+    choose_kernels("torch")
     assert choose_dtype("auto", {"dtype": "float16"}, weights, cpu) == torch.float16
     assert choose_dtype("auto", {"torch_dtype": "bfloat16"}, weights, cpu) == torch.bfloat16
     assert choose_dtype("float32", {"dtype": "float16"}, weights, cpu) == torch.float32
@@ -231,8 +232,20 @@ def test_float32_checkpoints_run_in_bfloat16_where_kernels_of_ours_read_it(
     for kernels in usable_kernels():
         choose_kernels(kernels)
         assert choose_dtype("auto", {"dtype": "float32"}, weights, cpu) == torch.bfloat16
+        assert choose_dtype("auto", {"dtype": "float16"}, weights, cpu) == torch.bfloat16
+        assert choose_dtype("float16", {"dtype": "float16"}, weights, cpu) == torch.float16
     choose_kernels("torch")
     assert choose_dtype("auto", {"dtype": "float32"}, weights, cpu) == torch.float32
+
+
+@needs_kernels
+def test_float16_checkpoints_run_on_kernels_of_ours(llama: Path) -> None:
+    file = llama / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"dtype": "float16"}))
+    lines: list[str] = []
+    build_engine(llama, config(dtype="auto"), 1, lines.append)
+    assert "bfloat16 instead of float16, for which there are no kernels" in lines
+    assert any(line.startswith("compiled kernels") for line in lines), lines
 
 
 @needs_kernels

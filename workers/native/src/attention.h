@@ -142,6 +142,16 @@ struct Place {
     bool is_in_first, begins, ends;  // the tile's first part; a part
 };
 
+// Computes the scores of up to 64 tokens, of as many at a time as the registers hold.
+template <class Cache, int Queries, int NumGroups>
+inline void compute_scores(const TileContext& r, const GroupHeads& groups,
+                           Floats (&scores)[Queries][NumGroups]) {
+    constexpr int kTogether = std::min(NumGroups, kAttentionVectors);
+    for (int g = 0; g < NumGroups; g += kTogether) {
+        Cache::template scores_of_some<Queries, kTogether>(r.queries, r.shape, groups, g, scores);
+    }
+}
+
 // Sets the scores of up to 64 tokens from `token` on to minus infinity where a query may not read.
 template <int Queries, int NumGroups>
 void mask_scores(const TileContext& r, int64_t token, Floats (&scores)[Queries][NumGroups]) {
@@ -173,7 +183,7 @@ template <class Cache, int Queries, int NumGroups>
 void attend_groups(const TileContext& r, const Place& place, const GroupHeads& groups) {
     const int64_t token = place.token;
     Floats scores[Queries][NumGroups];
-    Cache::template scores<Queries, NumGroups>(r.queries, r.shape, groups, scores);
+    compute_scores<Cache>(r, groups, scores);
     if (r.sizes.softcap != 0) apply_softcap(r.sizes.softcap, scores);
     if (token < r.common_begin || token + NumGroups * kGroup > r.common_end) {
         mask_scores(r, token, scores);

@@ -1,8 +1,6 @@
 // Attention to a cache of floating-point numbers, of 32, 16 or 8 bits.
 #pragma once
 
-#include <algorithm>
-
 #include "cache_shape.h"
 #include "partial_sums.h"
 
@@ -124,15 +122,6 @@ struct FloatCache {
                 for (int q = 0; q < Queries; ++q) sums[q][g] = sums[q][g] * scale;
             }
             for (int q = 0; q < Queries; ++q) scores[q][first + g] = sums[q][g];
-        }
-    }
-
-    template <int Queries, int NumGroups>
-    static void scores(const uint32_t* queries, const CacheShape& shape, const GroupHeads& groups,
-                       Floats (&scores)[Queries][NumGroups]) {
-        constexpr int kTogether = std::min(NumGroups, kAttentionVectors);
-        for (int g = 0; g < NumGroups; g += kTogether) {
-            scores_of_some<Queries, kTogether>(queries, shape, groups, g, scores);
         }
     }
 

@@ -45,6 +45,7 @@ struct Int8Cache {
             kSignedShift < 0 ? 0 : -(uint32_t)((int32_t)sum(total) * (1 << kShift));
     }
 
+    // Computes the scores of `Count` groups from `first` on.
     template <int Queries, int Count, int NumGroups>
     static HEADRACE_INLINE void scores_of_some(const uint32_t* queries, const CacheShape& shape,
                                                const GroupHeads& groups, int first,
@@ -76,15 +77,6 @@ struct Int8Cache {
                 const Floats scale = as_floats(broadcast_word(scales + q * shape.query_words));
                 scores[q][first + g] = to_floats(sums[q][g].total) * (key_scale * scale);
             }
-        }
-    }
-
-    template <int Queries, int NumGroups>
-    static void scores(const uint32_t* queries, const CacheShape& shape, const GroupHeads& groups,
-                       Floats (&scores)[Queries][NumGroups]) {
-        constexpr int kTogether = std::min(NumGroups, kAttentionVectors);
-        for (int g = 0; g < NumGroups; g += kTogether) {
-            scores_of_some<Queries, kTogether>(queries, shape, groups, g, scores);
         }
     }
 
