@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from headrace.protocol.common.context_length import context_length
+from headrace.protocol.common.pooling.headers import tensor_shape
 from headrace.protocol.common.pooling.labels import read_activation, read_labels
 from headrace.protocol.common.pooling.sentence_modules import (
+    DenseModule,
     PoolingFilesError,
     SentenceModules,
     is_count,
@@ -22,6 +24,7 @@ from headrace.protocol.common.pooling.sentence_modules import (
 )
 from headrace.protocol.pooling import Convert, PoolingTask, Runner
 
+_COLBERT = "ColBERT"
 # The ends of architectures' names, the first that fits first, and what such models are for.
 _ENDS: tuple[tuple[str, Runner, Convert], ...] = (
     ("ForCausalLM", "generate", "none"),
@@ -32,6 +35,7 @@ _ENDS: tuple[tuple[str, Runner, Convert], ...] = (
     ("ForTextEncoding", "pooling", "embed"),
     ("ForSequenceClassification", "pooling", "classify"),
     ("ForTokenClassification", "pooling", "classify"),
+    (_COLBERT, "pooling", "embed"),
     ("Model", "pooling", "embed"),
 )
 # Models whose positions begin after the id of their padding token.
@@ -104,12 +108,14 @@ def read_setup(
     if convert == "classify":
         return _classifier(folder, config)
     modules = read_sentence_modules(folder)
+    if modules is None and _architecture(config).endswith(_COLBERT):
+        modules = _colbert_modules(folder, config)
     if modules is None:
         modules = SentenceModules(modes=_default_modes(config), normalizes=True)
     longest = _longest(folder, config)
     own = modules.max_tokens or _tokenizer_length(folder) or longest
     return PoolingSetup(
-        tasks=("embed", "token_embed"),
+        tasks=("embed", "token_embed") if modules.modes else ("token_embed",),
         modules=modules,
         own_length=min(own, longest),
         longest=longest,
@@ -160,6 +166,17 @@ def _own_use(folder: Path) -> tuple[Runner, Convert]:
     return "generate", "none"
 
 
+def _colbert_modules(folder: Path, config: Mapping[str, Any]) -> SentenceModules:
+    """Return the modules of a model in the form of ColBERT's authors: a linear layer for each
+    token, whose weights lie with the others."""
+    shape = tensor_shape(folder / "model.safetensors", "linear.weight")
+    if shape is None or len(shape) != 2:
+        raise PoolingFilesError(f"{folder}: its model.safetensors has no matrix linear.weight")
+    outputs, inputs = shape
+    dense = DenseModule(folder, inputs, outputs, has_bias=False, activation="Identity")
+    return SentenceModules(modes=(), denses=(dense,), normalizes=True)
+
+
 def _default_modes(config: Mapping[str, Any]) -> tuple[str, ...]:
     """Return how a model without modules pools: a decoder's last token has read the whole text, an
     encoder's first one stands for it."""
@@ -206,7 +223,7 @@ def _size(folder: Path, modules: SentenceModules, config: Mapping[str, Any]) -> 
     )
     if not is_count(hidden):
         raise PoolingFilesError(f"{folder}: its config.json gives no hidden_size")
-    size = int(hidden or 0) * len(modules.modes)
+    size = int(hidden or 0) * max(1, len(modules.modes))
     for dense in modules.denses:
         if dense.inputs != size:
             raise PoolingFilesError(f"{dense.folder}: takes {dense.inputs} numbers, not {size}")

@@ -26,7 +26,14 @@ _FLAGS: Final = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-SUPPORTED: Final = ("Transformer", "Pooling", "Dense", "Normalize", "Dropout")
+SUPPORTED: Final = (
+    "Transformer",
+    "Pooling",
+    "Dense",
+    "Normalize",
+    "Dropout",
+    "MultiVectorMask",  # of late interaction; all tokens are used here, as in the reference
+)
 
 
 class PoolingFilesError(ValueError):
@@ -48,7 +55,8 @@ class DenseModule:
 class SentenceModules:
     """What a model's folder says about its embeddings.
 
-    modes: of pooling; several are joined. denses: after it, in order.
+    modes: of pooling; several are joined; none: there is a vector for each token alone.
+    denses: after it, in order.
     normalizes: whether the authors normalize embeddings.
     includes_prompt: whether pooling reads the tokens of a prompt.
     max_tokens: of a text; None: as long as the model takes.
@@ -80,7 +88,7 @@ def read_sentence_modules(folder: Path) -> SentenceModules | None:
     if not isinstance(entries, list) or not all(isinstance(each, dict) for each in entries):
         raise PoolingFilesError(f"{folder / MODULES}: is not a list of modules")
     kinds = [_kind(folder, entry) for entry in entries]
-    modes: tuple[str, ...] = ("mean",)
+    modes: tuple[str, ...] = ()
     includes_prompt = True
     denses = []
     for kind, place in kinds:
@@ -94,7 +102,8 @@ def read_sentence_modules(folder: Path) -> SentenceModules | None:
     return SentenceModules(
         modes=modes,
         denses=tuple(denses),
-        normalizes=any(kind == "Normalize" for kind, _ in kinds),
+        # Late interaction is of normalized vectors: older files leave that to the program.
+        normalizes=not modes or any(kind == "Normalize" for kind, _ in kinds),
         includes_prompt=includes_prompt,
         max_tokens=max_tokens if is_count(max_tokens) else None,
         lowercases=bool(lengths.get("do_lower_case")),
