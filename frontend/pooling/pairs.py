@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from headrace.frontend.context import ServedModel
 from headrace.frontend.errors import BadRequest
 from headrace.frontend.generation.prompts import check_encodable
+from headrace.frontend.pooling.rendered_pairs import encode_rendered, joins_by_template
 from headrace.frontend.pooling.texts import EncodeInput, pooling_of, shortened_text
 from headrace.frontend.schemas.pooling.scoring import ScoringFields
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
@@ -19,6 +20,8 @@ async def encode_pairs(request: ScoringFields, model: ServedModel) -> list[Encod
     Raises BadRequest, naming the field, if one has too many tokens, or none.
     """
     tokenizer = model.tokenizer
+    if joins_by_template(tokenizer.info):
+        return await encode_rendered(request, model)
     side, info = request.truncation_side, pooling_of(model)
     firsts = await _encode(request, tokenizer, request.firsts, info.lowercases)
     seconds = await _encode(request, tokenizer, request.seconds, info.lowercases)

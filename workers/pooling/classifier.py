@@ -39,11 +39,7 @@ class Classifier:
         self._below.vectors = vectors.float().unsqueeze(0)
         ids = torch.tensor([request.prompt_token_ids], device=vectors.device)
         scores: Tensor = self._model(input_ids=ids, return_dict=True).logits[0].float()
-        if request.activates is not False:
-            scores = _activated(scores, self._activation)
-        if not bool(torch.isfinite(scores).all()):
-            return NOT_FINITE
-        return Pooled(to_bytes(scores, request.number_format), tuple(scores.shape))
+        return finish_scores(request, scores, self._activation)
 
 
 class _Computed(nn.Module):
@@ -68,6 +64,15 @@ class _Computed(nn.Module):
         if isinstance(pooler, nn.Linear):  # ALBERT's, whose activation is beside it
             return torch.tanh(pooler(self.vectors[:, 0]))
         return pooler(self.vectors)
+
+
+def finish_scores(request: Encode, scores: Tensor, activation: str) -> EncodeResult:
+    """Make a text's numbers of its labels' scores."""
+    if request.activates is not False:
+        scores = _activated(scores, activation)
+    if not bool(torch.isfinite(scores).all()):
+        return NOT_FINITE
+    return Pooled(to_bytes(scores, request.number_format), tuple(scores.shape))
 
 
 def _activated(scores: Tensor, activation: str) -> Tensor:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from headrace.protocol.common.context_length import context_length
+from headrace.protocol.common.pooling.answer_tokens import AnswerTokens, read_answer_tokens
 from headrace.protocol.common.pooling.headers import tensor_shape
 from headrace.protocol.common.pooling.labels import read_activation, read_labels
 from headrace.protocol.common.pooling.sentence_modules import (
@@ -58,7 +59,8 @@ class PoolingSetup:
     size: numbers of an embedding, or of labels. dimensions: to how many they may be cut; empty: any
         number, for embeddings that may be cut; None: they may not.
     labels: of a classifier, by their numbers; empty: it embeds. activation: what makes numbers of
-        their scores: sigmoid, softmax or none.
+        their scores: sigmoid, softmax or none. answers: tokens whose logits are the scores; None:
+        the model has a head of its own.
     """
 
     tasks: tuple[PoolingTask, ...]
@@ -69,6 +71,7 @@ class PoolingSetup:
     dimensions: tuple[int, ...] | None
     labels: tuple[str, ...] = ()
     activation: str = "none"
+    answers: AnswerTokens | None = None
 
 
 def choose_runner(
@@ -129,10 +132,14 @@ def _classifier(folder: Path, config: Mapping[str, Any]) -> PoolingSetup:
     task = next(
         (task for end, task in _CLASSIFIERS.items() if _architecture(config).endswith(end)), None
     )
+    answers = read_answer_tokens(folder, config)
+    if answers is not None:
+        task = "classify"
     if task is None:
         raise PoolingFilesError(f"{folder}: {_architecture(config)} has no head that classifies")
     longest = _longest(folder, config)
-    labels, lengths = read_labels(folder, config), read_lengths(folder)
+    lengths = read_lengths(folder)
+    labels = read_labels(folder, config) if answers is None else answers.labels
     given = lengths.get("max_seq_length")
     own = (given if is_count(given) else None) or _tokenizer_length(folder) or longest
     # A pair's score is the number of the only label.
@@ -146,6 +153,7 @@ def _classifier(folder: Path, config: Mapping[str, Any]) -> PoolingSetup:
         dimensions=None,
         labels=labels,
         activation=read_activation(folder, config, len(labels)),
+        answers=answers,
     )
 
 
@@ -156,7 +164,9 @@ def _architecture(config: Mapping[str, Any]) -> str:
 
 def _own_use(folder: Path) -> tuple[Runner, Convert]:
     """Return what the authors' files say."""
-    if not is_cross_encoder(folder) and read_sentence_modules(folder) is not None:
+    if is_cross_encoder(folder):
+        return "pooling", "classify"
+    if read_sentence_modules(folder) is not None:
         return "pooling", "embed"
     names = read_object(folder / "config.json").get("architectures")
     for name in names if isinstance(names, list) else []:

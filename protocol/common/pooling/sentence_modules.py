@@ -5,7 +5,7 @@ part tells the kind. Each has a folder of its own, with config.json and perhaps 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -113,6 +113,15 @@ def read_sentence_modules(folder: Path) -> SentenceModules | None:
     )
 
 
+def read_module_folders(folder: Path) -> list[tuple[str, Path]]:
+    """Return the kinds and the folders of a cross-encoder's modules; [] if it has none."""
+    entries = read_json(folder / MODULES)
+    if not isinstance(entries, list) or not is_cross_encoder(folder):
+        return []
+    kinds = (*SUPPORTED, "LogitScore")
+    return [_kind(folder, entry, kinds) for entry in entries if isinstance(entry, dict)]
+
+
 def is_cross_encoder(folder: Path) -> bool:
     """Return whether a folder says that it holds a cross-encoder."""
     return read_settings(folder).get("model_type") == _CROSS_ENCODER
@@ -148,13 +157,15 @@ def is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-def _kind(folder: Path, entry: Mapping[str, Any]) -> tuple[str, Path]:
-    """Return the kind of a module and its folder."""
+def _kind(
+    folder: Path, entry: Mapping[str, Any], supported: Sequence[str] = SUPPORTED
+) -> tuple[str, Path]:
+    """Return the kind of a module and its folder. Raises PoolingFilesError for other kinds."""
     kind = str(entry.get("type", "")).rpartition(".")[2]
-    if kind not in SUPPORTED:
+    if kind not in supported:
         raise PoolingFilesError(
             f"{folder / MODULES}: the module {kind[:100]!r} is not supported "
-            f"(those that are: {', '.join(SUPPORTED)})"
+            f"(those that are: {', '.join(supported)})"
         )
     name = entry.get("path") or ""
     if not isinstance(name, str) or Path(name).is_absolute() or ".." in Path(name).parts:

@@ -270,3 +270,30 @@ def test_templates_of_pairs() -> None:
             assert list(template.join(*ids)) == pair.ids
             assert list(template.join_types(*map(len, ids))) == pair.type_ids
         assert template.num_special == backend.num_special_tokens_to_add(True)
+
+
+TEMPLATE = (
+    "{% for m in messages if m.role == 'query' %}{{ instruction or 'judge' }}: {{ m.content }}"
+    "{% endfor %}{% for m in messages if m.role == 'document' %} ? {{ m.content }} !{% endfor %}"
+)
+
+
+async def test_a_template_of_pairs(
+    make_app: MAKE_APP, pooling_text: ModelTokenizer, pool: FakePool
+) -> None:
+    pool.numbers = lambda request: pooled(0.5)
+    text = pooling_text.info.model_copy(update={"chat_template": TEMPLATE})
+    model = ModelTokenizer(text, pooling_text.backend)
+    client = client_of(make_app, model, tasks=("classify", "score"), size=1)
+    fields: dict[str, Any] = {"query": "a", "documents": ["b", "c d e f"]}
+    status, _ = await post(client, "/rerank", **fields)
+    assert status == 200
+    await post(client, "/rerank", **fields, instruction="rate", max_tokens_per_doc=1)
+    await post(client, "/rerank", **fields, chat_template_kwargs={"instruction": "x"})
+    shown = [pooling_text.backend.decode(each.prompt_token_ids) for each in pool.encoded]
+    assert shown == [
+        "judge: a ? b !", "judge: a ? c d e f !", "rate: a ? b !", "rate: a ? c !",
+        "x: a ? b !", "x: a ? c d e f !",
+    ]  # fmt: skip
+    long = {"query": "a", "documents": ["Hello " * 70]}
+    assert await rejected(client, "/rerank", **long) == "input_tokens"

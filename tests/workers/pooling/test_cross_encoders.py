@@ -8,9 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification
+from tokenizers import Tokenizer, models
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from headrace.protocol.common.pooling.model_setup import choose_runner
+from headrace.protocol.config import EngineConfig
 from headrace.workers.errors import ModelUnsupported
+from headrace.workers.pooling.build import build_pooling_engine
 from tests.workers.pooling.driving import encode, numbers, run
 from tests.workers.pooling.test_encoders import SHAPES, engine_of, linked, save, texts
 
@@ -112,3 +116,72 @@ def test_the_length_of_pairs_is_the_authors(scorer: Path, tmp_path: Path) -> Non
     assert found.finish_reason == "stop"
     with pytest.raises(Exception, match="41 tokens are more than the 40"):
         run(engine_of(folder), [encode("a", [7] * 41, "score")])
+
+
+def save_answerer(folder: Path) -> None:
+    """Write a generator whose tokenizer knows the answers."""
+    save(folder, "qwen3")
+    words = {word: number for number, word in enumerate(["<unk>", "no", "yes", "a", "b"])}
+    Tokenizer(models.WordLevel(words, unk_token="<unk>")).save(str(folder / "tokenizer.json"))
+
+
+def by_names(folder: Path) -> None:
+    _change(
+        folder,
+        architectures=["Qwen3ForSequenceClassification"],
+        classifier_from_token=["no", "yes"],
+        is_original_qwen3_reranker=True,
+    )
+
+
+def by_module(folder: Path) -> None:
+    in_settings(folder, SIGMOID)
+    kinds = ["base.modules.Transformer", "cross_encoder.modules.LogitScore"]
+    places = ["", "1_LogitScore"]
+    modules = [
+        {"idx": number, "path": place, "type": f"sentence_transformers.{kind}"}
+        for number, (kind, place) in enumerate(zip(kinds, places, strict=True))
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_LogitScore").mkdir()
+    ids = {"true_token_id": 2, "false_token_id": 1}
+    (folder / "1_LogitScore" / "config.json").write_text(json.dumps(ids))
+
+
+@pytest.mark.parametrize("change", [by_names, by_module])
+def test_generators_score_by_two_tokens(change: Callable[[Path], None], tmp_path: Path) -> None:
+    save_answerer(tmp_path)
+    reference = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    change(tmp_path)
+    assert choose_runner(tmp_path, "auto", "auto") == ("pooling", "classify")
+    engine = engine_of(tmp_path)
+    assert engine.tasks == ("classify", "score")
+    for ids in texts(2):
+        with torch.inference_mode():
+            logits = reference(torch.tensor([ids])).logits[0, -1].double()
+        wanted = float(logits[[1, 2]].softmax(-1)[1])
+        found = run(engine, [encode("a", ids, "score")])["a"].pooled
+        assert float(numbers(found)[0]) == pytest.approx(wanted, abs=1e-4)
+
+
+def test_tokens_that_are_labels(tmp_path: Path) -> None:
+    save_answerer(tmp_path)
+    reference = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    _change(tmp_path, classifier_from_token=["a", "b", "yes"])
+    config = EngineConfig(runner="pooling", convert="classify", dtype="float32", threads=1)
+    engine = build_pooling_engine(tmp_path, config, 1, print)
+    assert engine.tasks == ("classify",)
+    ids = texts()[2]
+    with torch.inference_mode():
+        logits = reference(torch.tensor([ids])).logits[0, -1].double()
+    found = run(engine, [encode("a", ids, "classify")])["a"].pooled
+    assert np.abs(numbers(found) - logits[[3, 4, 2]].softmax(-1).numpy()).max() < 1e-4
+
+
+def test_tokens_that_are_unknown(tmp_path: Path) -> None:
+    save_answerer(tmp_path)
+    by_names(tmp_path)
+    for names, reason in ((["no", "perhaps"], "perhaps"), (["no"], "classifier_from_token")):
+        _change(tmp_path, classifier_from_token=names)
+        with pytest.raises(ModelUnsupported, match=reason):
+            engine_of(tmp_path)
