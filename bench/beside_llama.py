@@ -35,10 +35,10 @@ from pathlib import Path
 import psutil
 
 from bench import compare
-from bench.layouts import CURRENT, ROOT, environment
 from bench.load.client import StreamError, Target, first_model, measure
 from bench.load.fake_pools import wait_until_ready
 from bench.load.http import Server
+from bench.load.layouts import CURRENT, ROOT, environment
 from bench.load.prompts import FIRST_TOKEN_ID, Planned
 
 VOCABULARY = 30_000

@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from bench.layouts import ROOT
+from bench.load.layouts import ROOT
 
 MODULES = ("to_worker", "to_frontend", "to_coordinator", "state", "sampling")
 ROOTS = ("headrace", "protocol")  # the import root, now and in builds of November 2026

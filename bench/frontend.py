@@ -3,8 +3,8 @@
 Starts a pool of the fake engine with one frontend and one worker, keeps a number of streams open,
 and counts the events with text and the CPU time of each process. All of a frontend's work is in it:
 HTTP, ZeroMQ, detokenizing, server-sent events. `--than` names another checkout (of either layout,
-see bench/layouts.py): both are measured in turn, and the medians of the rounds' ratios are printed;
-only such ratios compare. With `--long-chat TOKENS` the requests are chats of so many tokens, and
+see bench/load/layouts.py): both are measured in turn, and the medians of the rounds' ratios are
+printed; only such ratios compare. With `--long-chat TOKENS` the requests are chats of so many tokens, and
 their next turns: see bench/load/long_chat.py.
 
 Usage: python -m bench.frontend [--than FOLDER] [--streams 64] [--step-s 0,0.002]
@@ -20,11 +20,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.layouts import ROOT
 from bench.load import long_chat
 from bench.load.client import Target, first_model, measure
 from bench.load.fake_pools import Pool, cpu_s, pool
 from bench.load.http import Server
+from bench.load.layouts import ROOT
 from bench.load.prompts import Mix, session
 from bench.load.records import Record, Summary, ratio, summarize
 from bench.load.schedule import Load, run

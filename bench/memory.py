@@ -19,8 +19,8 @@ from pathlib import Path
 import httpx
 import psutil
 
-from bench.layouts import ROOT
 from bench.load.fake_pools import pool
+from bench.load.layouts import ROOT
 from headrace.launcher.models.prepare_model import PrepareOptions, prepare_model
 
 MAX_LEN = 2048

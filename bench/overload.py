@@ -14,10 +14,10 @@ import asyncio
 import time
 from dataclasses import dataclass
 
-from bench.layouts import ROOT
 from bench.load.client import Target, first_model, measure
 from bench.load.fake_pools import pool
 from bench.load.http import Server
+from bench.load.layouts import ROOT
 from bench.load.prompts import Mix, Planned, session
 from bench.load.records import Record, Summary, spread, summarize
 from bench.load.schedule import Load, run

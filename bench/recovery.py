@@ -15,10 +15,10 @@ import time
 
 import psutil
 
-from bench.layouts import CURRENT, ROOT
 from bench.load.client import Target, first_model, measure
 from bench.load.fake_pools import pool
 from bench.load.http import Server
+from bench.load.layouts import CURRENT, ROOT
 from bench.load.prompts import Mix, session
 from bench.load.records import Record
 

@@ -2,8 +2,8 @@
 
 Starts a pool of the fake engine with capacity for three requests, its queue included, keeps it
 full, and sends requests; the CPU time of the pool without them is measured before and subtracted.
-`--than` names another checkout (of either layout, see bench/layouts.py): both are measured in turn,
-and the medians of the rounds' ratios are printed.
+`--than` names another checkout (of either layout, see bench/load/layouts.py): both are measured in
+turn, and the medians of the rounds' ratios are printed.
 
     python -m bench.refusals [--than FOLDER] [--requests 800]
 """
@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.layouts import ROOT
 from bench.load.client import Target, first_model, measure
 from bench.load.fake_pools import Pool, cpu_s, pool
 from bench.load.http import Server
+from bench.load.layouts import ROOT
 from bench.load.prompts import Mix, Planned, session
 from bench.load.records import Spread, ratio, spread
 

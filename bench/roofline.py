@@ -18,8 +18,8 @@ limits    for each instruction set of --cpu-kernels, only where it is named: the
 memory    resident memory of a real worker over weights and cache
 overhead  what frontend, queue and engine loop add to a token at batch 1
 
-`--than FOLDER` runs another checkout's bench.roofline (of either layout, see bench/layouts.py) in
-turn with this one, each in processes of its own, and prints the ratios of their results.
+`--than FOLDER` runs another checkout's bench.roofline (of either layout, see bench/load/layouts.py)
+in turn with this one, each in processes of its own, and prints the ratios of their results.
 
 Exits with status 1 if a bar is missed and --strict is given.
 """

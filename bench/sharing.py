@@ -21,9 +21,9 @@ from pathlib import Path
 import psutil
 import torch
 
-from bench.layouts import ROOT, layout_of
 from bench.load.fake_pools import pool
 from bench.load.http import Server
+from bench.load.layouts import ROOT, layout_of
 from bench.recovery import until_ready
 from bench.roof.driver import Driver
 from bench.roof.floor import read_sizes

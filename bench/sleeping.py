@@ -16,8 +16,8 @@ from collections.abc import Awaitable
 import httpx
 import psutil
 
-from bench.layouts import ROOT
 from bench.load.fake_pools import pool
+from bench.load.layouts import ROOT
 
 FLAGS = ["--engine", "torch", "--kv-cache-memory-bytes", "512MiB", "--enable-admin"]
 CACHED_PROMPTS = 12

@@ -4,8 +4,8 @@ Each case is sent to a pool of the fake engine with one frontend, while another 
 /version without a pause: the slowest of its responses is the longest time for which the frontend
 did nothing else. The last cases cannot be run on the fake engine and run here, without a pool: a
 parser of tool calls, fed in pieces of 8 characters, and beams longer than the default model's
-context. `--than` names another checkout (of either layout, see bench/layouts.py), which is measured
-first.
+context. `--than` names another checkout (of either layout, see bench/load/layouts.py), which is
+measured first.
 
 Usage: python -m bench.stalls [--than FOLDER] [--rounds 3] [--only NAME]
 """
@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from bench.layouts import ROOT
 from bench.load.fake_pools import pool
+from bench.load.layouts import ROOT
 from headrace.frontend.chat.tools.formats.pythonic import PythonicParser
 from headrace.frontend.chat.tools.reader import ToolCallReader
 from headrace.frontend.generation.beam_search import BeamSearch

@@ -27,9 +27,9 @@ from pathlib import Path
 
 import psutil
 
-from bench.layouts import CURRENT, ROOT, Layout
 from bench.load.fake_pools import pool
 from bench.load.http import Server
+from bench.load.layouts import CURRENT, ROOT, Layout
 from bench.recovery import until_ready
 
 FLAGS = ["--engine", "torch", "--frontends", "1", "--kv-cache-memory-bytes", "256MiB"]

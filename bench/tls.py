@@ -20,10 +20,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.layouts import ROOT
 from bench.load.client import Target, first_model, measure
 from bench.load.fake_pools import Pool, cpu_s, pool
 from bench.load.http import Server
+from bench.load.layouts import ROOT
 from bench.load.prompts import Mix, session
 from bench.load.records import Record, ratio, summarize
 from bench.load.schedule import Load, run

@@ -25,8 +25,8 @@ from typing import Any
 import httpx
 import psutil
 
-from bench.layouts import ROOT
 from bench.load.fake_pools import pool
+from bench.load.layouts import ROOT
 
 CHAT = "/v1/chat/completions"
 POLL_S = 0.25

@@ -21,8 +21,8 @@ import httpx
 
 from bench.fuzz.checks import MUST_REJECT
 from bench.fuzz.requests import POOL_FLAGS, TIMEOUT_S, workers_of
-from bench.layouts import ROOT
 from bench.load.fake_pools import pool
+from bench.load.layouts import ROOT
 
 USER_KEY, ADMIN_KEY = "fuzz-user-key", "fuzz-admin-key"
 # A paused pool answers nothing until another request resumes it.

@@ -22,7 +22,7 @@ import httpx
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from bench.fuzz.bodies import bodies
-from bench.layouts import ROOT
+from bench.load.layouts import ROOT
 
 EXAMPLES = 50  # of a route in a round
 TIMEOUT_S = 60.0

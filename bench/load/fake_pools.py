@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.layouts import environment, layout_of
+from bench.load.layouts import environment, layout_of
 
 START_TIMEOUT_S = 300.0
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -58,7 +58,7 @@ def pool(
             process.wait()
 
 
-def wait_until_ready(process: "subprocess.Popen[bytes]", log: Path) -> str:
+def wait_until_ready(process: "subprocess.Popen[bytes] | subprocess.Popen[str]", log: Path) -> str:
     """Return the pool's URL once it serves. Raises SystemExit with its log if it does not start."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:

@@ -19,8 +19,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from bench.layouts import ROOT
 from bench.load.fake_pools import Pool, cpu_s, pool
+from bench.load.layouts import ROOT
 from headrace.launcher.models.prepare_model import PrepareOptions, prepare_model
 
 CONTEXT = 131_072

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.layouts import ROOT, environment, layout_of
+from bench.load.layouts import ROOT, environment, layout_of
 
 Ratios = dict[str, float]  # by the outcome's name, in the outcome's unit
 

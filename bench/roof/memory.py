@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psutil
 
-from bench.layouts import CURRENT
+from bench.load.layouts import CURRENT
 from bench.load.prompts import Mix
 from bench.load.schedule import Load
 from bench.roof.floor import ModelSizes

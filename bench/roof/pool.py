@@ -12,9 +12,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from bench.layouts import CURRENT
 from bench.load import client
 from bench.load.http import Server
+from bench.load.layouts import CURRENT
 from bench.load.prompts import Mix, Planned, session
 from bench.load.records import Record
 from bench.load.schedule import Load, run

@@ -18,7 +18,7 @@ from unittest import mock
 
 import torch
 
-from bench.layouts import ROOT
+from bench.load.layouts import ROOT
 from headrace.protocol.config import KernelSet
 
 SOURCE = Path(__file__).with_name("probes.cpp")

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from bench.layouts import ROOT
+from bench.load.layouts import ROOT
 
 
 @pytest.mark.parametrize("options", [[], ["--than", str(ROOT)]])

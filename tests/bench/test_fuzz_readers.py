@@ -8,7 +8,7 @@ import pytest
 from bench.fuzz import corpora
 from bench.fuzz.models import check_body, fuzz_model, request_models
 from bench.fuzz.targets import TARGETS, TargetError, require
-from bench.layouts import ROOT
+from bench.load.layouts import ROOT
 from headrace.frontend.schemas.chat import ChatCompletionRequest
 
 RUNS = 1000

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.layouts import CURRENT, ROOT, WITHOUT_ROOT, environment, layout_of
+from bench.load.layouts import CURRENT, ROOT, WITHOUT_ROOT, environment, layout_of
 from bench.load.records import ratio
 from bench.roof.comparison import compare_runs
 

@@ -23,7 +23,7 @@ from pathlib import Path
 import psutil
 
 from bench.fuzz.openapi import command
-from bench.layouts import ROOT
+from bench.load.layouts import ROOT
 from tests.end_to_end.servers import Server, wait_for
 
 from .asking import Address

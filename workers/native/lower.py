@@ -205,16 +205,9 @@ class _Lowering:
         self.tables[node.data["call"], node.data["output"]] = node.width
 
     def _embedding(self, node: Node) -> None:
-        by = _LOOKED_UP.index(node.data["by"])
-        sizes = {0: node.width, 2: by, 3: node.data["offset"]}
-        self._op(
-            "embed",
-            node,
-            (),
-            self._allocate(node),
-            sizes=sizes,
-            data={"table": node.data["weight"]},
-        )
+        sizes = {0: node.width, 2: _LOOKED_UP.index(node.data["by"]), 3: node.data["offset"]}
+        data = {"table": node.data["weight"]}
+        self._op("embed", node, (), self._allocate(node), sizes=sizes, data=data)
 
     def _norm(self, node: Node) -> None:
         source = self._operand(node.inputs[0])

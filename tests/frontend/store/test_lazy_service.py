@@ -43,7 +43,7 @@ async def test_a_frontend_survives_work_that_comes_when_the_disk_is_full(
         lazy = LazyService(load, lambda: True)
         await lazy.start()
         async with asyncio.timeout(10):
-            while len(attempts) < 3:
+            while len(attempts) < 3:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
             assert not exits
             filler.unlink()

@@ -20,9 +20,9 @@ from headrace.workers.linear.quantization import dequantize_weight, quantize_wei
 from headrace.workers.native import compile_model as choose
 from headrace.workers.native import library
 from headrace.workers.native.activations import ACTIVATIONS, find_activation
+from headrace.workers.native.capturing.norms import find_norm
 from headrace.workers.native.compile_model import release_weights
 from headrace.workers.native.graph import Graph, Node, NotStatic
-from headrace.workers.native.capturing.norms import find_norm
 from headrace.workers.native.program import CompiledProgram, Program
 from headrace.workers.native.rewrite import rewrite
 from headrace.workers.torch_runner.loading import load_model

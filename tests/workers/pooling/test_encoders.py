@@ -271,7 +271,7 @@ def test_numbers_that_are_not_finite_end_their_text_alone(bert: Path, tmp_path: 
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("quantization", "int8"), ("cpu_kernels", "native"), ("enable_lora", True)],
+    [("enable_lora", True)],
 )
 def test_options_that_pooling_does_not_have(option: str, value: object, bert: Path) -> None:
     config = EngineConfig.model_validate({"runner": "pooling", option: value})
