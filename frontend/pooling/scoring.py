@@ -1,20 +1,16 @@
 """Score pairs of texts in the way of their model: by one number of a pair that it reads as a whole,
 by the similarity of two embeddings, or by late interaction of the vectors of tokens."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
 from headrace.frontend.context import Context, ServedModel
 from headrace.frontend.pooling.encoding import Encoding
+from headrace.frontend.pooling.late_interaction import score_late
 from headrace.frontend.pooling.pairs import check_limits, check_pairs, encode_pairs
-from headrace.frontend.pooling.similarity import (
-    late_interaction,
-    rows_of,
-    similarity_of,
-    vector_of,
-)
+from headrace.frontend.pooling.similarity import Similarity, similarity_of, vector_of
 from headrace.frontend.pooling.start_encoding import start_encoding
 from headrace.frontend.pooling.texts import EncodeInput, encode_texts, pooling_of
 from headrace.frontend.process.worker_thread import run_in_worker_thread
@@ -34,18 +30,15 @@ DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
 @dataclass(frozen=True, slots=True)
 class Scoring:
-    """Scores on their way. inputs: all texts that are run."""
+    """Scores on their way.
+
+    inputs: all texts that are run. collect: returns the score of each pair; raises ApiError or
+        PoolError if one of them fails.
+    """
 
     model: ServedModel
     inputs: Sequence[EncodeInput]
-    encoding: Encoding
-    scores_of: Callable[[Sequence[Pooled]], list[float]]
-
-    async def collect(self) -> list[float]:
-        """Return the score of each pair. Raises ApiError or PoolError if one of them fails."""
-        found = await self.encoding.collect()
-        is_long = sum(len(each.data) for each in found) > _MANY_BYTES
-        return await run_in_worker_thread(lambda: self.scores_of(found), is_long)
+    collect: Callable[[], Awaitable[list[float]]]
 
 
 async def start_scoring(context: Context, request: ScoringFields) -> Scoring:
@@ -56,16 +49,26 @@ async def start_scoring(context: Context, request: ScoringFields) -> Scoring:
     model = context.model(request.model, *_WAYS)
     check_pairs(request)
     check_limits(request, model)
-    task = next(way for way in _WAYS if way in model.tasks)
-    if task == "score":
-        inputs: Sequence[EncodeInput] = await encode_pairs(request, model)
-        scores_of: Callable[[Sequence[Pooled]], list[float]] = _own_scores
-    else:
-        inputs = await _texts(request, model)
-        compare = _compare_tokens if task == "token_embed" else partial(_compare_vectors, model)
-        scores_of = partial(_compared, len(request.firsts), compare)
-    encoding = start_encoding(context, model, request, task, inputs)
-    return Scoring(model, inputs, encoding, scores_of)
+    if "score" in model.tasks:
+        pairs = await encode_pairs(request, model)
+        encoding = start_encoding(context, model, request, "score", pairs)
+        return Scoring(model, pairs, partial(_collect, encoding, _own_scores))
+    inputs = await _texts(request, model)
+    count = len(request.firsts)
+    if "embed" not in model.tasks:
+        run = partial(score_late, context, model, request, inputs[:count], inputs[count:])
+        return Scoring(model, inputs, run)
+    compare = partial(_compared, count, similarity_of(pooling_of(model).similarity))
+    encoding = start_encoding(context, model, request, "embed", inputs)
+    return Scoring(model, inputs, partial(_collect, encoding, compare))
+
+
+async def _collect(
+    encoding: Encoding, scores_of: Callable[[Sequence[Pooled]], list[float]]
+) -> list[float]:
+    found = await encoding.collect()
+    is_long = sum(len(each.data) for each in found) > _MANY_BYTES
+    return await run_in_worker_thread(lambda: scores_of(found), is_long)
 
 
 def prompt_of(model: ServedModel, names: Sequence[str]) -> str:
@@ -78,24 +81,14 @@ def _own_scores(found: Sequence[Pooled]) -> list[float]:
     return [vector_of(each)[0] for each in found]
 
 
-def _compared(
-    count: int, compare: Callable[[Pooled, Sequence[Pooled]], list[float]], found: Sequence[Pooled]
-) -> list[float]:
+def _compared(count: int, similarity: Similarity, found: Sequence[Pooled]) -> list[float]:
     """Compare the first `count` texts, one or as many as there are others, with the others."""
-    firsts, seconds = found[:count], found[count:]
-    if count == 1:
-        return compare(firsts[0], seconds)
-    return [compare(first, [second])[0] for first, second in zip(firsts, seconds, strict=True)]
-
-
-def _compare_vectors(model: ServedModel, first: Pooled, seconds: Sequence[Pooled]) -> list[float]:
-    similarity, vector = similarity_of(pooling_of(model).similarity), vector_of(first)
-    return [similarity(vector, vector_of(second)) for second in seconds]
-
-
-def _compare_tokens(first: Pooled, seconds: Sequence[Pooled]) -> list[float]:
-    rows = rows_of(first)
-    return [late_interaction(rows, rows_of(second)) for second in seconds]
+    vectors = [vector_of(each) for each in found]
+    firsts, seconds = vectors[:count], vectors[count:]
+    return [
+        similarity(firsts[index if count > 1 else 0], second)
+        for index, second in enumerate(seconds)
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,21 +22,6 @@ def vector_of(pooled: Pooled) -> Sequence[float]:
     return numbers.tolist()
 
 
-def rows_of(pooled: Pooled) -> list[Sequence[float]]:
-    """Return the vectors of a text's tokens."""
-    numbers, width = vector_of(pooled), pooled.shape[-1]
-    return [numbers[start : start + width] for start in range(0, len(numbers), width)]
-
-
-def late_interaction(query: Sequence[Sequence[float]], text: Sequence[Sequence[float]]) -> float:
-    """Return the sum, over a query's tokens, of the highest product with a token of the text.
-
-    MaxSim, of "ColBERT: Efficient and Effective Passage Search via Contextualized Late Interaction
-    over BERT" (Khattab and Zaharia, 2020).
-    """
-    return sum(max(_dot(token, other) for other in text) for token in query)
-
-
 def _dot(one: Sequence[float], other: Sequence[float]) -> float:
     product: float = sum(map(mul, one, other))
     return product

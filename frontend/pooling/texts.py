@@ -19,12 +19,14 @@ class EncodeInput:
 
     text: as the client wrote it; None if it came as token ids.
     token_type_ids: of each token; empty: all are 0. prompt_length: tokens that are not pooled.
+    compared_with: vectors of tokens that this text's are compared with; empty: they are not.
     """
 
     token_ids: tuple[int, ...]
     text: str | None
     token_type_ids: tuple[int, ...] = ()
     prompt_length: int = 0
+    compared_with: bytes = b""
 
 
 class Truncation(Protocol):

@@ -9,6 +9,7 @@ import sys
 import time
 from array import array
 from collections.abc import Callable, Sequence
+from operator import mul
 from zlib import crc32
 
 from headrace.protocol.to_frontend import Pooled
@@ -55,7 +56,17 @@ class FakePoolingRunner:
         if request.task == "embed":
             return _pooled([_vector(text, width, normalizes)], (width,))
         rows = [_vector((*text[:end], end), width, normalizes) for end in range(len(text))]
+        if request.compared_with:
+            return _pooled([[_late_interaction(request.compared_with, rows)]], (1,))
         return _pooled(rows, (len(rows), width))
+
+
+def _late_interaction(query: bytes, rows: Sequence[Sequence[float]]) -> float:
+    """Compare a query's vectors with a text's, as headrace.workers.pooling.pooler does."""
+    numbers, width = array("f", query), len(rows[0])
+    vectors = [numbers[start : start + width] for start in range(0, len(numbers), width)]
+    score: float = sum(max(sum(map(mul, vector, row)) for row in rows) for vector in vectors)
+    return score
 
 
 def _vector(token_ids: Sequence[int], width: int, normalizes: bool) -> list[float]:

@@ -62,9 +62,22 @@ class Pooler:
         normalizes = self._normalizes if request.activates is None else request.activates
         if normalizes:
             numbers = functional.normalize(numbers, dim=-1)
+        if request.compared_with:
+            numbers = _late_interaction(request.compared_with, numbers)
         if not bool(torch.isfinite(numbers).all()):
             return NOT_FINITE
         return Pooled(to_bytes(numbers, request.number_format), tuple(numbers.shape))
+
+
+def _late_interaction(query: bytes, rows: Tensor) -> Tensor:
+    """Return, as one number, the highest product of each of a query's vectors with one of a text's,
+    added up.
+
+    MaxSim, of "ColBERT: Efficient and Effective Passage Search via Contextualized Late Interaction
+    over BERT" (Khattab and Zaharia, 2020).
+    """
+    vectors = torch.frombuffer(bytearray(query), dtype=torch.float32).view(-1, rows.shape[-1])
+    return (vectors.to(rows.device) @ rows.T).amax(dim=1).sum().unsqueeze(0)
 
 
 def to_bytes(numbers: Tensor, number_format: str) -> bytes:

@@ -8,6 +8,7 @@ import pytest
 from quart.typing import TestClientProtocol as Client
 from tokenizers import Tokenizer, processors
 
+from headrace.frontend.pooling import late_interaction
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.frontend.text.pair_template import pair_template_of
 from headrace.protocol.to_frontend import Pooled
@@ -109,15 +110,34 @@ async def test_prompts_of_queries_and_documents(
     assert shown == [f"ask: {QUERY}", f"tell: {GOOD}"]
 
 
+@pytest.mark.parametrize("round_bytes", [1 << 25, 20])
 async def test_late_interaction(
-    make_app: MAKE_APP, pooling_text: ModelTokenizer, pool: FakePool
+    make_app: MAKE_APP,
+    pooling_text: ModelTokenizer,
+    pool: FakePool,
+    round_bytes: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    rows = iter(((1.0, 0.0, 0.0, 1.0), (0.5, 0.5, 0.25, 2.0, 1.0, 0.0), (0.0, -1.0)))
-    pool.numbers = lambda request: pooled(*next(rows), width=2)
+    """Workers compare: second texts come to them with the vectors of the first ones."""
+    monkeypatch.setattr(late_interaction, "_ROUND_BYTES", round_bytes)
+    firsts = {5: pooled(1.0, 0.0, 0.0, 1.0, width=2), 6: pooled(0.5, 0.25, width=2)}
+
+    def compare(request: Encode) -> Pooled:
+        (name,) = request.prompt_token_ids[1:-1]
+        if not request.compared_with:
+            return firsts[name]
+        assert request.compared_with == firsts[5 if name < 9 else 6].data
+        return pooled(float(name))
+
+    pool.numbers = compare
     client = client_of(make_app, pooling_text, tasks=("token_embed",))
-    _, body = await post(client, "/score", text_1=QUERY, text_2=[GOOD, BAD])
-    assert [item["score"] for item in body["data"]] == pytest.approx([1.0 + 2.0, 0.0 - 1.0])
+    five, six, seven, nine = (pooling_text.backend.decode([id_]) for id_ in (5, 6, 7, 9))
+    _, body = await post(client, "/score", text_1=five, text_2=[seven, six, seven])
+    assert [item["score"] for item in body["data"]] == [7.0, 6.0, 7.0]
+    _, body = await post(client, "/score", text_1=[five, six], text_2=[seven, nine])
+    assert [item["score"] for item in body["data"]] == [7.0, 9.0]
     assert {request.task for request in pool.encoded} == {"token_embed"}
+    assert len(pool.encoded) == 4 + 4
 
 
 @pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank", "/invocations"])

@@ -151,7 +151,8 @@ def by_module(folder: Path) -> None:
 @pytest.mark.parametrize("change", [by_names, by_module])
 def test_generators_score_by_two_tokens(change: Callable[[Path], None], tmp_path: Path) -> None:
     save_answerer(tmp_path)
-    reference = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    reference: torch.nn.Module = AutoModelForCausalLM.from_pretrained(tmp_path)
+    reference.eval()
     change(tmp_path)
     assert choose_runner(tmp_path, "auto", "auto") == ("pooling", "classify")
     engine = engine_of(tmp_path)
@@ -166,7 +167,8 @@ def test_generators_score_by_two_tokens(change: Callable[[Path], None], tmp_path
 
 def test_tokens_that_are_labels(tmp_path: Path) -> None:
     save_answerer(tmp_path)
-    reference = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    reference: torch.nn.Module = AutoModelForCausalLM.from_pretrained(tmp_path)
+    reference.eval()
     _change(tmp_path, classifier_from_token=["a", "b", "yes"])
     config = EngineConfig(runner="pooling", convert="classify", dtype="float32", threads=1)
     engine = build_pooling_engine(tmp_path, config, 1, print)

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from msgspec import structs
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
-from headrace.workers.errors import ModelUnsupported
+from headrace.workers.errors import ModelUnsupported, RejectedByEngine
 from headrace.workers.pooling.engine import PoolingEngine
 from tests.workers.pooling.driving import encode, numbers, run
 from tests.workers.pooling.test_encoders import engine_of, save, texts, write_modules
@@ -28,6 +29,15 @@ def check(engine: PoolingEngine, folder: Path) -> None:
         wanted = (rows / rows.norm(dim=-1, keepdim=True)).double().numpy()
         found = run(engine, [encode("a", ids, "token_embed")])["a"].pooled
         assert np.abs(numbers(found) - wanted).max() < 1e-4
+    query = run(engine, [encode("q", [7, 8, 9], "token_embed")])["q"].pooled
+    assert query is not None
+    request = encode("c", ids, "token_embed", compared_with=query.data)
+    found = run(engine, [request])["c"].pooled
+    products = numbers(query) @ wanted.T
+    assert float(numbers(found)[0]) == pytest.approx(products.max(axis=1).sum(), abs=1e-4)
+    for wrong in ({"compared_with": query.data[:-4]}, {"number_format": "float16"}):
+        with pytest.raises(RejectedByEngine, match=r"^compared_with"):
+            engine.add(structs.replace(request, **wrong))
 
 
 @pytest.mark.parametrize("kinds", [["Transformer", "Dense"], ["Transformer", "Dense", "Normalize"]])
