@@ -1,14 +1,14 @@
 """POST /invocations: SageMaker's only route, for requests of all kinds."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 from quart import Blueprint, Response
 from quart_schema import document_request, document_response
 
 from headrace.frontend.context import Context
-from headrace.frontend.errors import BadRequest
+from headrace.frontend.errors import BadRequest, TaskUnsupported
 from headrace.frontend.http.parsing import read_body_as
 from headrace.frontend.middleware.in_flight import count_in_flight
 from headrace.frontend.routes import chat_completions, completions
@@ -35,7 +35,9 @@ from headrace.frontend.schemas.pooling.embeddings import (
 )
 from headrace.frontend.schemas.pooling.scoring import RerankRequest, ScoringFields, score_model
 from headrace.frontend.schemas.response_bodies import ErrorAnswer, Invocation
+from headrace.protocol.pooling import PoolingTask, Task
 
+_POOLING: tuple[PoolingTask, ...] = get_args(PoolingTask)
 _SCORED = ("text_1", "text_2", "queries", "data_1", "data_2")
 
 
@@ -78,40 +80,46 @@ _ANSWERS: tuple[tuple[tuple[type[RequestModel], ...], Callable[..., Awaitable[An
 
 
 def _request_model(context: Context, body: dict[str, Any]) -> type[RequestModel]:
+    name = body.get("model")
     if "query" in body:
         return RerankRequest
-    if any(name in body for name in _SCORED):
+    if any(field in body for field in _SCORED):
         return score_model(body)
     if "texts" in body or "inputs" in body:
         return CohereEmbedRequest
-    if "input" in body or ("messages" in body and _pools(context, body.get("model"))):
-        return _numbers_model(context, body)
+    if "input" in body or ("messages" in body and not _does(context, name, "generate")):
+        tasks = _does(context, name, *_POOLING)
+        if tasks:
+            return _numbers_model(tasks, body)
     if "messages" in body:
         return ChatCompletionRequest
     if "prompt" in body:
         return CompletionRequest
-    raise BadRequest("The request must hold messages (a chat), a prompt or an input.", "prompt")
+    raise BadRequest(
+        "The request must hold messages (a chat) or a prompt, or for a model that pools an input, "
+        "or texts to score.",
+        "prompt",
+    )
 
 
-def _numbers_model(context: Context, body: dict[str, Any]) -> type[RequestModel]:
+def _numbers_model(tasks: Sequence[Task], body: dict[str, Any]) -> type[RequestModel]:
     """Return the class of a request for numbers: of the route for what its model does first."""
-    tasks = _tasks(context, body.get("model"))
     wanted = body.get("task")
-    if "embed" in tasks or "generate" in tasks:
-        return embedding_model(body) if wanted in (None, "embed") else pooling_model(body)
+    if "embed" in tasks and wanted in (None, "embed"):
+        return embedding_model(body)
     if "classify" in tasks and wanted in (None, "classify"):
         return classify_model(body)
     return pooling_model(body)
 
 
-def _pools(context: Context, name: object) -> bool:
-    """Return whether a request's model turns chats into numbers instead of answering them."""
-    tasks = _tasks(context, name)
-    return bool(tasks) and "generate" not in tasks
+def _does(context: Context, name: object, *wanted: Task) -> Sequence[Task]:
+    """Return what a request's model does, if that is one of the tasks, else nothing.
 
-
-def _tasks(context: Context, name: object) -> tuple[str, ...]:
-    """Return what a request's model does; nothing if its name is none."""
+    If no model can be told, it is what is wanted: the error is that of the request's fields.
+    """
     if not (name is None or isinstance(name, str)):
+        return wanted
+    try:
+        return context.model(name, *wanted).tasks
+    except TaskUnsupported:
         return ()
-    return context.model(name).tasks

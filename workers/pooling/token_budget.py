@@ -2,7 +2,7 @@
 
 # What a text that has just come waits for the step before it, and a cancelled one still costs.
 TARGET_STEP_S = 0.25
-MIN_TOKENS = 128
+MIN_TOKENS = 256
 _SMOOTHING = 0.25  # of the newest step, in the mean of all
 
 
@@ -18,7 +18,7 @@ class TokenBudget:
         """How many tokens the next step may have."""
         if self._rate is None:  # the first step tells more if it is small
             return min(self._most, 2 * MIN_TOKENS)
-        return max(MIN_TOKENS, min(self._most, int(self._rate * TARGET_STEP_S)))
+        return min(self._most, max(MIN_TOKENS, int(self._rate * TARGET_STEP_S)))
 
     def observe(self, tokens: int, seconds: float) -> None:
         """Record how long a step took. Small ones tell little: most of it is not their tokens'."""

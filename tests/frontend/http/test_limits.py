@@ -26,6 +26,8 @@ ASKED: dict[str, dict[str, Any]] = {
     "/detokenize": {"tokens": [5]},
     "/invocations": {"messages": [USER]},
     "/v1/conversations": {},
+    "/v1/embeddings": {},
+    "/classify": {},
 }
 
 
@@ -71,6 +73,10 @@ CASES: list[tuple[str, int, str, dict[str, Any], str]] = [
     ("max_prompts", 2, TEXT, {"prompt": ["a"] * 3}, "prompt"),
     ("max_prompts", 2, TEXT, {"prompt": [[5]] * 3}, "prompt"),
     ("max_prompts", 2, "/v1/chat/completions/batch", {"messages": [ONE] * 3}, "messages"),
+    ("max_inputs", 2, "/v1/embeddings", {"input": ["a"] * 3}, "input"),
+    ("max_inputs", 2, "/v1/embeddings", {"input": [[5]] * 3}, "input"),
+    ("max_inputs", 2, "/v1/embeddings", {"messages": [ONE] * 3}, "messages"),
+    ("max_inputs", 2, "/classify", {"input": ["a"] * 3}, "input"),
     ("max_messages", 2, CHAT, {"messages": ONE * 3}, "messages"),
     ("max_messages", 2, "/v1/chat/completions/batch", {"messages": [ONE * 3]}, "messages.0"),
     ("max_messages", 2, MESSAGES, {"messages": ONE * 3}, "messages"),

@@ -271,7 +271,7 @@ async def test_invocations(pooling_client: Client, client: Client, pool: FakePoo
     for fields in ({"input": "a"}, {"messages": chat}):
         body = await (await pooling_client.post("/invocations", json=fields)).get_json()
         assert body["data"][0]["object"] == "embedding"
-    assert (await client.post("/invocations", json={"input": "a"})).status_code == 404
+    assert (await client.post("/invocations", json={"input": "a"})).status_code == 400
     assert len(pool.encoded) == 2
 
 

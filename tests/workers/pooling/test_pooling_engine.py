@@ -186,4 +186,7 @@ def test_tokens_of_a_step_follow_its_time() -> None:
         budget.observe(1000, 10.0)
     assert budget.tokens == MIN_TOKENS
     budget.observe(3, 10.0)  # tells nothing
-    assert TokenBudget(50).tokens == 50
+    small = TokenBudget(50)
+    assert small.tokens == 50
+    small.observe(1000, 10.0)
+    assert small.tokens == 50
