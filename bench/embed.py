@@ -23,11 +23,11 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench.embed_peers.catalogue import ENVIRONMENTS, PEERS, PRECISIONS, REFERENCE
-from bench.embed_peers.install import install
+from bench.embed_peers.install import PeerError, install
 from bench.embed_peers.results import EmbedLoad, cosine_line, memory_lines
 from bench.embed_peers.sides import Calls, EmbedSide, EmbedTurn
 from bench.embed_peers.starting import start_all
@@ -45,17 +45,30 @@ def measure(
         return [texts.make(kind, at_once) for _ in range(max(1, given.texts // at_once))]
 
     sample, tried = calls(), sorted({min(size, at_once) for size in given.batches})
-    batches = {}
+    batches, turns = dict[str, int](), dict[str, list[EmbedTurn]]()
     for side in sides:
-        side.run(sample[:1], tried[-1])  # the first call of a load is slow
-        if side.batches:
-            batches[side.name] = best_batch(side, sample, tried)
-    turns: dict[str, list[EmbedTurn]] = {side.name: [] for side in sides}
+        with left_out(side):
+            side.run(sample[:1], tried[-1])  # the first call of a load is slow
+            if side.batches:
+                batches[side.name] = best_batch(side, sample, tried)
+            turns[side.name] = []
+    sides = [side for side in sides if side.name in turns]
     for number in range(given.rounds):
         asked = calls()
         for side in sides if number % 2 == 0 else reversed(sides):
             turns[side.name].append(side.run(asked, batches.get(side.name, at_once)))
     return EmbedLoad(kind, at_once, turns, batches)
+
+
+@contextlib.contextmanager
+def left_out(side: EmbedSide) -> Iterator[None]:
+    """Name a peer that cannot do what is asked here, and go on. An error of ours passes."""
+    try:
+        yield
+    except PeerError as error:
+        if side.is_ours:
+            raise
+        print(f"{side.name}: left out: {error}", file=sys.stderr, flush=True)
 
 
 def best_batch(side: EmbedSide, sample: Calls, tried: Sequence[int]) -> int:
@@ -69,12 +82,19 @@ def best_batch(side: EmbedSide, sample: Calls, tried: Sequence[int]) -> int:
 def check(sides: Sequence[EmbedSide], texts: Texts) -> bool:
     """Compare vectors with the reference's; return whether ours are right."""
     sample = texts.make("mixed", CHECKED)
-    found = {side.name: side.vectors(sample, 8) for side in sides}
+    found = {}
+    for side in sides:
+        with left_out(side):
+            found[side.name] = side.vectors(sample, 8)
     if REFERENCE not in found:
         print(f"cosines: none, for want of {REFERENCE}")
         return True
     print(f"cosines to {REFERENCE}, {CHECKED} texts:")
-    lines = [cosine_line(side, found[side.name], found[REFERENCE]) for side in sides]
+    lines = [
+        cosine_line(side, found[side.name], found[REFERENCE])
+        for side in sides
+        if side.name in found
+    ]
     print("\n".join(line for line, _ in lines), flush=True)
     return all(good for _, good in lines)
 

@@ -4,8 +4,8 @@ Starts a pool of the fake engine with one frontend and one worker, keeps a numbe
 and counts the events with text and the CPU time of each process. All of a frontend's work is in it:
 HTTP, ZeroMQ, detokenizing, server-sent events. `--than` names another checkout (of either layout,
 see bench/load/layouts.py): both are measured in turn, and the medians of the rounds' ratios are
-printed; only such ratios compare. With `--long-chat TOKENS` the requests are chats of so many tokens, and
-their next turns: see bench/load/long_chat.py.
+printed; only such ratios compare. With `--long-chat TOKENS` the requests are chats of so many
+tokens, and their next turns: see bench/load/long_chat.py.
 
 Usage: python -m bench.frontend [--than FOLDER] [--streams 64] [--step-s 0,0.002]
        python -m bench.frontend --long-chat 70000 [--messages 35] [--than FOLDER]

@@ -28,6 +28,10 @@ ENVIRONMENTS: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 
+# What requirements bring along and must not stay: the index's torchvision is built for torch with
+# CUDA, and with another torch transformers cannot import it.
+REMOVED: dict[str, tuple[str, ...]] = {"openvino": ("torchvision",)}
+
 
 @dataclass(frozen=True, slots=True)
 class Peer:

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from bench.embed_peers.catalogue import ENVIRONMENTS
+from bench.embed_peers.catalogue import ENVIRONMENTS, REMOVED
 
 INSIDE = Path(__file__).parent / "inside"
 PREPARED = ("onnx", "openvino")
@@ -26,7 +26,10 @@ def install(folder: Path, names: Iterable[str]) -> int:
         try:
             if not (target / "bin/python").exists():
                 venv.create(target, with_pip=True)
-            _run([str(target / "bin/python"), "-m", "pip", "install", "-q", *ENVIRONMENTS[name]])
+            pip = [str(target / "bin/python"), "-m", "pip"]
+            run([*pip, "install", "-q", *ENVIRONMENTS[name]])
+            if name in REMOVED:
+                run([*pip, "uninstall", "-q", "-y", *REMOVED[name]])
         except (PeerError, OSError, subprocess.CalledProcessError) as error:
             failed += 1
             print(f"{name}: {error}", file=sys.stderr)
@@ -55,11 +58,11 @@ def prepare(folder: Path, model: Path, kind: str) -> None:
         return
     python = python_of(folder, kind)
     print(f"exporting for {kind} into {target}", flush=True)
-    _run([str(python), str(INSIDE / "prepare.py"), kind, str(model), str(target)])
+    run([str(python), str(INSIDE / "prepare.py"), kind, str(model), str(target)])
     (target / "done").touch()
 
 
-def _run(command: list[str]) -> None:
+def run(command: list[str]) -> None:
     """Run a command. Raises PeerError with the last line that it wrote, if it fails."""
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:

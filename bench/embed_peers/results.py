@@ -47,6 +47,7 @@ class EmbedLoad:
 
     def lines(self, sides: Sequence[EmbedSide]) -> list[str]:
         """Return the load as text: for each of our precisions its peers, fastest first."""
+        sides = [side for side in sides if side.name in self.turns]
         lines = [f"{self.kind}, {self.at_once} at once, texts/s:"]
         for ours in (side for side in sides if side.is_ours):
             peers = peers_of(ours, sides)
@@ -116,15 +117,18 @@ def cosine_line(side: EmbedSide, vectors: Vectors, reference: Vectors) -> tuple[
     return f"  {side.name}: lowest {lowest:.7f}{told}, mean {mean:.7f}", good
 
 
-def memory_lines(sides: Sequence[EmbedSide], memory: Mapping[str, float]) -> list[str]:
+def memory_lines(sides: Sequence[EmbedSide], memory: Mapping[str, Sequence[float]]) -> list[str]:
     """Return the memory of all sides as text, and ours over the least of the peers."""
     lines = ["resident memory, MB:"]
-    lines += [f"  {side.name} {memory[side.name]:.0f}" for side in sides]
+    total = {name: sum(parts) for name, parts in memory.items()}
+    for side in sides:
+        parts = memory[side.name]
+        largest = f" (largest of {len(parts)} processes {parts[0]:.0f})" if len(parts) > 1 else ""
+        lines.append(f"  {side.name} {total[side.name]:.0f}{largest}")
     for ours in (side for side in sides if side.is_ours):
-        peers = peers_of(ours, sides)
-        if peers:
-            least = min(peers, key=lambda name: memory[name])
-            value = memory[ours.name] / memory[least]
+        if peers := peers_of(ours, sides):
+            least = min(peers, key=lambda name: total[name])
+            value = total[ours.name] / total[least]
             told = "ok" if value <= MEMORY_BAR else "MISSED"
             lines.append(f"  {ours.name} over {least} {value:.2f} (bar {MEMORY_BAR:g}: {told})")
     return lines

@@ -74,8 +74,8 @@ class EmbedServer:
         """Return the vectors of texts."""
         return self._runner.run(self._call(texts))
 
-    def memory(self) -> float:
-        """Return the resident memory of its processes in MB."""
+    def memory(self) -> list[float]:
+        """Return the resident memory of each of its processes in MB."""
         return tree_memory(self._pid)
 
     async def _call(self, texts: Sequence[str]) -> Vectors:
@@ -85,8 +85,11 @@ class EmbedServer:
 
     async def _request(self, texts: Sequence[str]) -> Vectors:
         body = json.dumps({"model": "measured", "input": texts, "encoding_format": "base64"})
-        async with self._server.request("POST", "/v1/embeddings", body.encode()) as response:
-            answer = await response.read()
+        try:
+            async with self._server.request("POST", "/v1/embeddings", body.encode()) as response:
+                answer = await response.read()
+        except (HTTPFailure, OSError) as error:
+            raise PeerError(f"{self.name}: {error or type(error).__name__}") from error
         if response.status != 200:
             raise PeerError(f"HTTP {response.status}: {answer[:200].decode(errors='replace')}")
         data = sorted(json.loads(answer)["data"], key=lambda item: int(item["index"]))
@@ -176,7 +179,7 @@ def _served(
 
 
 def _is_healthy(url: str) -> bool:
-    with contextlib.suppress(OSError, HTTPFailure), urllib.request.urlopen(f"{url}/health"):
+    with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health"):
         return True
     return False
 

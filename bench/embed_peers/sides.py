@@ -52,18 +52,21 @@ class EmbedSide(Protocol):
     def vectors(self, texts: Sequence[str], batch: int) -> Vectors:
         """Return the vectors of texts, a row each."""
 
-    def memory(self) -> float:
-        """Return the resident memory of all its processes in MB, shared pages counted once."""
+    def memory(self) -> list[float]:
+        """Return the resident memory of each of its processes in MB, the largest first."""
 
 
-def tree_memory(pid: int) -> float:
-    """Return the memory of a process and those below it, in MB: each page's share of its users."""
+def tree_memory(pid: int) -> list[float]:
+    """Return the memory of a process and of those below it in MB, the largest first.
+
+    A page that several processes have counts once in all.
+    """
     root = psutil.Process(pid)
-    total = 0.0
+    found = []
     for process in (root, *root.children(recursive=True)):
         with contextlib.suppress(psutil.NoSuchProcess):
-            total += process.memory_full_info().pss
-    return total / 1e6
+            found.append(process.memory_full_info().pss / 1e6)
+    return sorted(found, reverse=True)
 
 
 @contextlib.contextmanager
@@ -112,7 +115,7 @@ class EncoderProcess:
         data = base64.b64decode(str(answer["vectors"]))
         return np.frombuffer(data, np.float32).reshape(len(texts), -1)
 
-    def memory(self) -> float:
+    def memory(self) -> list[float]:
         """Return its resident memory in MB."""
         return tree_memory(self._process.pid)
 

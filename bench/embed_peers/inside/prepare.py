@@ -4,11 +4,13 @@ python prepare.py onnx|openvino MODEL_FOLDER TARGET_FOLDER
 """
 
 import importlib
+import random
 import sys
 from pathlib import Path
 
-# 8 bits from calibration need texts; none may come from elsewhere.
-CALIBRATION = [
+# Rounding that is calibrated needs texts, of all lengths; none may come from elsewhere.
+CALIBRATION, LONGEST = 100, 20  # texts, and sentences of one
+SENTENCES = [
     "The committee will meet again on Thursday to discuss the budget for the next year.",
     "Cats are small animals that sleep for most of the day.",
     "How do I reset the password of my account?",
@@ -18,7 +20,7 @@ CALIBRATION = [
     "The river rises in the mountains, flows through three countries and ends in a wide delta "
     "where birds from all over the continent spend the winter among reeds and shallow lakes.",
     "Delivery takes two to four working days; parcels can be tracked by their number.",
-] * 4
+]
 
 
 def export(kind: str, model: str, target: Path) -> None:
@@ -46,11 +48,13 @@ def _quantize_openvino(encoder: object, target: Path) -> None:
     names = {name for put in network.inputs for name in put.get_names()}
 
     def inputs(text: str) -> dict[str, object]:
-        tokens = encoder.tokenizer(text, return_tensors="np")  # type: ignore[attr-defined]
+        tokens = encoder.tokenizer(text, truncation=True, return_tensors="np")  # type: ignore[attr-defined]
         return {name: tokens[name] for name in names if name in tokens}
 
+    choose = random.Random(0).choices
+    texts = [" ".join(choose(SENTENCES, k=1 + number % LONGEST)) for number in range(CALIBRATION)]
     quantized = nncf.quantize(
-        network, nncf.Dataset(CALIBRATION, inputs), model_type=nncf.ModelType.TRANSFORMER
+        network, nncf.Dataset(texts, inputs), model_type=nncf.ModelType.TRANSFORMER
     )
     openvino.save_model(quantized, target / "openvino" / "openvino_model_int8.xml")
 
