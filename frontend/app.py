@@ -34,12 +34,10 @@ from headrace.frontend.routes import (
     batches,
     chat_batch,
     chat_completions,
-    classify,
     collective_rpc,
     completions,
     decisions,
     docs,
-    embeddings,
     files,
     invocations,
     messages,
@@ -54,6 +52,7 @@ from headrace.frontend.routes import (
     status,
     tokenize,
 )
+from headrace.frontend.routes.pooling import any_task, classify, cohere, embeddings, scoring
 from headrace.frontend.store.kept_services import lazy_batches
 from headrace.frontend.structured.grammar_cache import GrammarCache
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
@@ -168,7 +167,8 @@ def _with_optional(app: ASGIApp, config: PoolConfig) -> ASGIApp:
 def _register(app: Quart, context: Context) -> None:
     """Register all routes; admin routes only if they are enabled."""
     generating = (chat_completions, chat_batch, completions, messages, invocations, responses)
-    for routes in (*generating, classify, decisions, embeddings, models, status, tokenize):
+    pooling = (any_task, classify, cohere, embeddings, scoring)
+    for routes in (*generating, *pooling, decisions, models, status, tokenize):
         app.register_blueprint(routes.blueprint(context))
     stored = lazy_batches(context, app)
     for kept in (files, batches):

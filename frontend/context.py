@@ -1,7 +1,7 @@
 """The dependencies of routes: one frozen object instead of globals."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -109,20 +109,20 @@ class Context:
         scope = request_scope.current_or_none()
         return NOBODY if scope is None else scope.principal
 
-    def model(self, name: str | None, task: Task | None = None) -> ServedModel:
+    def model(self, name: str | None, *tasks: Task) -> ServedModel:
         """Return the model that a request names; without a name, the first that it may use.
 
         An adapter is in use until the HTTP request ends, or the work that has called `keep`.
 
-        task: what it must do; None: anything.
+        tasks: of which it must do one; none: it may do anything.
 
         Raises NotFound, for a model that the request's key may not use as for one that is missing;
         TaskUnsupported for one that does something else.
         """
         principal = self.principal
-        served = self._first(principal, task) if name is None else self._named(name, principal)
-        if task is not None and task not in served.tasks:
-            raise TaskUnsupported(served.name, served.tasks, task)
+        served = self._first(principal, tasks) if name is None else self._named(name, principal)
+        if tasks and not set(tasks) & set(served.tasks):
+            raise TaskUnsupported(served.name, served.tasks, tasks[0])
         if principal.key is not None and not self.config.share_prefix_cache:
             served = replace(served, cache_namespace=f"{principal.tenant}\0")
         scope = request_scope.current_or_none()
@@ -137,10 +137,10 @@ class Context:
         may_use = self.principal.may_use
         return [each for each in (*self.models.values(), *self.adapters()) if may_use(each.name)]
 
-    def _first(self, principal: Principal, task: Task | None) -> ServedModel:
-        """Return the first model that may be used, if possible one that does the task."""
+    def _first(self, principal: Principal, tasks: Sequence[Task]) -> ServedModel:
+        """Return the first model that may be used, if possible one that does one of the tasks."""
         usable = [each for each in self.models.values() if principal.may_use(each.name)]
-        fit = [each for each in usable if task is None or task in each.tasks]
+        fit = [each for each in usable if not tasks or set(tasks) & set(each.tasks)]
         for served in fit or usable:
             return served
         raise NotFound("model: say which.", "model")

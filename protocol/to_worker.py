@@ -52,6 +52,8 @@ class Encode(Message, tag=3):
     activates: whether embeddings are normalized, and labels' scores are probabilities; None: as the
         model's authors say.
     number_format: of the numbers in the answer.
+    compared_with: vectors of another text's tokens, as Pooled has them (float32). The answer is
+        then one number: for each of them the highest product with one of this text's, added up.
     """
 
     request_id: str
@@ -62,6 +64,7 @@ class Encode(Message, tag=3):
     dimensions: int | None = None
     activates: bool | None = None
     number_format: NumberFormat = "float32"
+    compared_with: bytes = b""
     priority: int = 0
     adapter: str = ""
     tenant: str = ""

@@ -1,4 +1,4 @@
-"""Serialize the answers of /v1/embeddings."""
+"""Serialize the answers of routes that turn texts into vectors."""
 
 import json
 import secrets
@@ -14,7 +14,7 @@ from quart import Response
 
 from headrace.frontend.middleware import request_scope
 from headrace.frontend.process.worker_thread import run_in_worker_thread
-from headrace.frontend.schemas.pooling import Endianness, NumberFields
+from headrace.frontend.schemas.pooling.fields import Endianness, NumberFields
 from headrace.protocol.pooling import NUMBER_BYTES, NumberFormat
 from headrace.protocol.to_frontend import Pooled
 
@@ -71,7 +71,7 @@ async def vectors_response(
 
     def write() -> bytes:
         data = [item(index, texts(each, request.endianness)) for index, each in enumerate(found)]
-        return msgspec.json.encode(_body(head, data))
+        return msgspec.json.encode(list_answer(head, data))
 
     body = await run_in_worker_thread(write, is_long)
     return Response(body, content_type="application/json")
@@ -82,7 +82,13 @@ def embedding_item(index: int, embedding: Any) -> dict[str, Any]:
     return {"index": index, "object": "embedding", "embedding": embedding}
 
 
-def _body(head: AnswerHead, data: list[dict[str, Any]]) -> dict[str, Any]:
+def pooling_item(index: int, numbers: Any) -> dict[str, Any]:
+    """Return an item of an answer with numbers of any task."""
+    return {"index": index, "object": "pooling", "data": numbers}
+
+
+def list_answer(head: AnswerHead, data: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return an answer of the reference's usual shape around its items."""
     return {
         "id": head.answer_id,
         "object": "list",
@@ -110,10 +116,10 @@ def _numbers(pooled: Pooled, endianness: Endianness) -> list[Any]:
 
 
 def _encoded(pooled: Pooled, endianness: Endianness) -> str:
-    return b64encode(_ordered(pooled.data, _size(pooled), endianness)).decode("ascii")
+    return b64encode(ordered(pooled.data, _size(pooled), endianness)).decode("ascii")
 
 
-def _ordered(data: bytes, size: int, endianness: Endianness) -> bytes:
+def ordered(data: bytes, size: int, endianness: Endianness) -> bytes:
     """Return numbers of `size` bytes in a byte order."""
     if size == 1 or endianness in ("native", sys.byteorder):
         return data
@@ -132,7 +138,7 @@ def _size(pooled: Pooled) -> int:
 def _octets(head: AnswerHead, request: NumberFields, found: Sequence[Pooled]) -> Response:
     """Return all numbers one after the other; a header says where which are, if that is wanted."""
     size = NUMBER_BYTES[request.embed_dtype]
-    parts = [_ordered(each.data, size, request.endianness) for each in found]
+    parts = [ordered(each.data, size, request.endianness) for each in found]
     headers = {}
     if request.encoding_format == "bytes":
         headers["metadata"] = json.dumps(_metadata(head, request, found), separators=(",", ":"))
@@ -154,7 +160,7 @@ def _metadata(head: AnswerHead, request: NumberFields, found: Sequence[Pooled]) 
             }
         )
         start = end
-    body = _body(head, items)
+    body = list_answer(head, items)
     usage = {key: body["usage"][key] for key in ("prompt_tokens", "total_tokens")}
     return {key: body[key] for key in ("id", "created", "model", "data")} | {"usage": usage}
 
@@ -168,4 +174,4 @@ def labels_response(head: AnswerHead, found: Sequence[Pooled], labels: Sequence[
         label = labels[best] if best < len(labels) else None
         item = {"index": index, "label": label, "probs": numbers, "num_classes": len(numbers)}
         data.append(item)
-    return Response(msgspec.json.encode(_body(head, data)), content_type="application/json")
+    return Response(msgspec.json.encode(list_answer(head, data)), content_type="application/json")

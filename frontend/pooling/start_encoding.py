@@ -18,7 +18,7 @@ from headrace.frontend.middleware.deadline import current_deadline
 from headrace.frontend.pooling.encoding import Encoding
 from headrace.frontend.pooling.texts import EncodeInput, pooling_of
 from headrace.frontend.rate_limits.rate_limits import Demand
-from headrace.frontend.schemas.pooling import PoolingFields
+from headrace.frontend.schemas.pooling.fields import PoolingFields
 from headrace.protocol.pooling import NumberFormat, PoolingTask
 from headrace.protocol.to_worker import Encode
 
@@ -46,6 +46,7 @@ def start_encoding(
             task=task,
             token_type_ids=each.token_type_ids,
             prompt_length=each.prompt_length,
+            compared_with=each.compared_with,
             dimensions=dimensions,
             activates=request.use_activation,
             number_format=number_format,
@@ -82,15 +83,23 @@ def messages_to_log(messages: Sequence[Encode]) -> list[str]:
     return [f"{each.task}, dimensions: {each.dimensions}" for each in messages]
 
 
-def check_dimensions(model: ServedModel, dimensions: int | None) -> None:
-    """Raise BadRequest if a model's embeddings cannot be cut to so many numbers."""
+def check_dimensions(
+    model: ServedModel,
+    dimensions: int | None,
+    field: str = "dimensions",
+    param: str | None = None,
+) -> None:
+    """Raise BadRequest if a model's embeddings cannot be cut to so many numbers.
+
+    field: that holds them. param: of the error: the reference names none on its older routes.
+    """
     info = pooling_of(model)
     if dimensions is None:
         return
     if info.dimensions is None:
-        raise BadRequest("dimensions: this model's embeddings cannot be cut; leave it out.")
+        raise BadRequest(f"{field}: this model's embeddings cannot be cut; leave it out.", param)
     if not 1 <= dimensions <= info.size:
-        raise BadRequest(f"dimensions: must be from 1 to {info.size}.")
+        raise BadRequest(f"{field}: must be from 1 to {info.size}.", param)
     if info.dimensions and dimensions not in info.dimensions:
         known = ", ".join(map(str, info.dimensions))
-        raise BadRequest(f"dimensions: must be one of {known}.")
+        raise BadRequest(f"{field}: must be one of {known}.", param)

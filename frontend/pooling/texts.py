@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 from headrace.frontend.context import ServedModel
 from headrace.frontend.errors import BadRequest
 from headrace.frontend.generation.prompts import check_encodable, check_vocabulary
-from headrace.frontend.schemas.pooling import TextOrIds
+from headrace.frontend.schemas.pooling.fields import TextOrIds
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.protocol.text import PoolingInfo
 
@@ -19,12 +19,14 @@ class EncodeInput:
 
     text: as the client wrote it; None if it came as token ids.
     token_type_ids: of each token; empty: all are 0. prompt_length: tokens that are not pooled.
+    compared_with: vectors of tokens that this text's are compared with; empty: they are not.
     """
 
     token_ids: tuple[int, ...]
     text: str | None
     token_type_ids: tuple[int, ...] = ()
     prompt_length: int = 0
+    compared_with: bytes = b""
 
 
 class Truncation(Protocol):
@@ -77,7 +79,7 @@ async def encode_texts(
     is_cut = request.truncate_prompt_tokens is not None
     whole = [prompt + text for text in texts]
     if is_cut:
-        whole = [_shortened(text, tokenizer, request) for text in whole]
+        whole = [shortened_text(text, tokenizer, request) for text in whole]
     if info.lowercases:
         whole = [text.lower() for text in whole]
     for text in whole:
@@ -158,7 +160,7 @@ def _cut(
     return [*before, *kept, *after]
 
 
-def _shortened(text: str, tokenizer: ModelTokenizer, request: Truncation) -> str:
+def shortened_text(text: str, tokenizer: ModelTokenizer, request: Truncation) -> str:
     """Cut off what truncation leaves out in any case: long texts take long to tokenize."""
     most = tokenizer.encodable_chars
     if len(text) <= most:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -16,6 +17,7 @@ from headrace.frontend.text.detokenizer import (
     join,
 )
 from headrace.frontend.text.long_texts import LongTextEncoder
+from headrace.frontend.text.pair_template import PairTemplate, pair_template_of
 from headrace.frontend.text.token_bytes import token_bytes_of
 from headrace.protocol.text import TextInfo
 
@@ -103,6 +105,11 @@ class ModelTokenizer:
     def special_around(self) -> tuple[list[int], list[int]]:
         """The special tokens before and after each text; none if that cannot be told."""
         return self._around or ([], [])
+
+    @cached_property
+    def pair_template(self) -> PairTemplate:
+        """How the tokens of two texts are joined for a model that reads pairs."""
+        return pair_template_of(self.backend)
 
     async def decode(self, token_ids: Sequence[int], skip_special_tokens: bool) -> str:
         """Return the text of all the tokens, as the beginning of a text."""

@@ -33,10 +33,22 @@ def check_encode(request: Encode, running_ids: Container[str], limits: TextLimit
     _check_dimensions(request, limits)
     if request.adapter:
         _reject("adapter: this model takes no adapters")
-    if request.task == "token_embed":
+    if request.compared_with:
+        _check_comparison(request, limits)
+    elif request.task.startswith("token_"):
         width = request.dimensions or limits.size
         if len(token_ids) * width * NUMBER_BYTES[request.number_format] > MAX_RESULT_BYTES:
             _reject("prompt_token_ids: the numbers of so many tokens are too many for one answer")
+
+
+def _check_comparison(request: Encode, limits: TextLimits) -> None:
+    """Reject vectors that cannot be compared with the text's."""
+    if request.task != "token_embed" or "embed" in limits.tasks:
+        _reject("compared_with: is for models that have nothing but vectors of tokens")
+    if request.number_format != "float32" or request.dimensions is not None:
+        _reject("compared_with: excludes dimensions and other formats of numbers")
+    if len(request.compared_with) % (limits.size * NUMBER_BYTES["float32"]):
+        _reject(f"compared_with: is not of vectors of {limits.size} numbers")
 
 
 def _check_types(request: Encode, num_types: int) -> None:

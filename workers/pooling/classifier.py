@@ -39,11 +39,7 @@ class Classifier:
         self._below.vectors = vectors.float().unsqueeze(0)
         ids = torch.tensor([request.prompt_token_ids], device=vectors.device)
         scores: Tensor = self._model(input_ids=ids, return_dict=True).logits[0].float()
-        if request.activates is not False:
-            scores = _activated(scores, self._activation)
-        if not bool(torch.isfinite(scores).all()):
-            return NOT_FINITE
-        return Pooled(to_bytes(scores, request.number_format), tuple(scores.shape))
+        return finish_scores(request, scores, self._activation)
 
 
 class _Computed(nn.Module):
@@ -58,11 +54,25 @@ class _Computed(nn.Module):
         self.vectors: Tensor = torch.empty(0)
 
     def forward(self, *args: Any, **options: Any) -> BaseModelOutputWithPoolingAndCrossAttentions:
-        pooled = None if self.pooler is None else self.pooler(self.vectors)
+        pooled = None if self.pooler is None else self._pool(self.pooler)
         return BaseModelOutputWithPoolingAndCrossAttentions(
             last_hidden_state=self.vectors,
             pooler_output=pooled,
         )
+
+    def _pool(self, pooler: nn.Module) -> Any:
+        if isinstance(pooler, nn.Linear):  # ALBERT's, whose activation is beside it
+            return torch.tanh(pooler(self.vectors[:, 0]))
+        return pooler(self.vectors)
+
+
+def finish_scores(request: Encode, scores: Tensor, activation: str) -> EncodeResult:
+    """Make a text's numbers of its labels' scores."""
+    if request.activates is not False:
+        scores = _activated(scores, activation)
+    if not bool(torch.isfinite(scores).all()):
+        return NOT_FINITE
+    return Pooled(to_bytes(scores, request.number_format), tuple(scores.shape))
 
 
 def _activated(scores: Tensor, activation: str) -> Tensor:

@@ -9,6 +9,7 @@ import sys
 import time
 from array import array
 from collections.abc import Callable, Sequence
+from operator import mul
 from zlib import crc32
 
 from headrace.protocol.to_frontend import Pooled
@@ -47,13 +48,25 @@ class FakePoolingRunner:
         width = request.dimensions or self.limits.size
         normalizes = request.activates is not False
         text = request.prompt_token_ids[request.prompt_length :]
-        if request.task == "classify":
-            scores = [number + 1 for number in _vector(text, width, normalizes=False)]
-            return _pooled([[score / sum(scores) for score in scores]], (width,))
+        if request.task in ("classify", "score"):
+            return _pooled([_label_scores(text, width)], (width,))
+        if request.task == "token_classify":
+            rows = [_label_scores((*text[:end], end), width) for end in range(len(text))]
+            return _pooled(rows, (len(rows), width))
         if request.task == "embed":
             return _pooled([_vector(text, width, normalizes)], (width,))
         rows = [_vector((*text[:end], end), width, normalizes) for end in range(len(text))]
+        if request.compared_with:
+            return _pooled([[_late_interaction(request.compared_with, rows)]], (1,))
         return _pooled(rows, (len(rows), width))
+
+
+def _late_interaction(query: bytes, rows: Sequence[Sequence[float]]) -> float:
+    """Compare a query's vectors with a text's, as headrace.workers.pooling.pooler does."""
+    numbers, width = array("f", query), len(rows[0])
+    vectors = [numbers[start : start + width] for start in range(0, len(numbers), width)]
+    score: float = sum(max(sum(map(mul, vector, row)) for row in rows) for vector in vectors)
+    return score
 
 
 def _vector(token_ids: Sequence[int], width: int, normalizes: bool) -> list[float]:
@@ -61,6 +74,13 @@ def _vector(token_ids: Sequence[int], width: int, normalizes: bool) -> list[floa
     numbers = [crc32(index.to_bytes(8, sys.byteorder), seed) / 2**31 - 1 for index in range(width)]
     length = math.sqrt(sum(number * number for number in numbers)) or 1.0
     return [number / length for number in numbers] if normalizes else numbers
+
+
+def _label_scores(token_ids: Sequence[int], width: int) -> list[float]:
+    """Return numbers from 0 to 1, which add up to 1 where there are several."""
+    scores = [number + 1 for number in _vector(token_ids, width, normalizes=False)]
+    total = sum(scores) if width > 1 else 2
+    return [score / total for score in scores]
 
 
 def _pooled(rows: Sequence[Sequence[float]], shape: tuple[int, ...]) -> Pooled:

@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError
 
 from headrace.protocol.common.gguf_reference import REFERENCE
+from headrace.protocol.common.pooling.answer_tokens import read_answer_tokens
 from headrace.protocol.common.pooling.model_setup import (
     PoolingSetup,
     choose_runner,
@@ -29,6 +30,7 @@ from headrace.workers.native.library import (
 from headrace.workers.native.shared_file import SharedFile
 from headrace.workers.native.weight_format import format_names
 from headrace.workers.native.weight_memory import SharedWeights, fingerprint_weights
+from headrace.workers.pooling.answer_classifier import AnswerClassifier, answer_ids
 from headrace.workers.pooling.classifier import Classifier
 from headrace.workers.pooling.compiled_encoder import CompiledEncoder, compile_encoder
 from headrace.workers.pooling.encoder import Encoder
@@ -77,7 +79,7 @@ def load_pooling_runner(
         stored = own if is_exact and own == torch.float32 else dtype
         whole = _load_model(model_path, stored, device, convert)
     setup = _read_setup(model_path, convert, whole)
-    model, pooler = _parts(whole, setup, device)
+    model, pooler = _parts(model_path, whole, setup, device)
     length = config.max_model_len or setup.own_length
     if length > setup.longest:
         raise ModelUnsupported(f"max_model_len is {length}, but the model takes {setup.longest}")
@@ -144,10 +146,16 @@ def _compile(
     return None
 
 
-def _parts(whole: Any, setup: PoolingSetup, device: torch.device) -> tuple[Any, TextPooler]:
+def _parts(
+    model_path: Path, whole: Any, setup: PoolingSetup, device: torch.device
+) -> tuple[Any, TextPooler]:
     """Return a model without its head, and what makes numbers of its vectors."""
     if not setup.labels:
         return whole, Pooler(setup.modules, device)
+    if setup.answers is not None:
+        ids = answer_ids(model_path, setup.answers)
+        answering = AnswerClassifier(whole, ids, setup.answers.is_difference, setup.activation)
+        return answering.base, answering
     classifier = Classifier(whole, setup.activation)
     return classifier.base, classifier
 
@@ -187,6 +195,7 @@ def _load_model(model_path: Path, dtype: torch.dtype, device: torch.device, conv
     from transformers import (
         AutoConfig,
         AutoModel,
+        AutoModelForCausalLM,
         AutoModelForSequenceClassification,
         AutoModelForTokenClassification,
     )
@@ -195,7 +204,9 @@ def _load_model(model_path: Path, dtype: torch.dtype, device: torch.device, conv
     try:
         config = AutoConfig.from_pretrained(model_path, local_files_only=True)
         auto: Any = AutoModel
-        if convert == "classify":
+        if convert == "classify" and read_answer_tokens(model_path, config.to_dict()) is not None:
+            auto = AutoModelForCausalLM
+        elif convert == "classify":
             is_for_tokens = any("ForToken" in name for name in config.architectures or ())
             by_text = AutoModelForSequenceClassification
             auto = AutoModelForTokenClassification if is_for_tokens else by_text

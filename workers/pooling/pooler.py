@@ -5,12 +5,11 @@ at a time, so that a text's numbers do not depend on those beside it.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn import functional
 
@@ -48,12 +47,12 @@ class Pooler:
     def pool(self, request: Encode, vectors: Tensor) -> EncodeResult:
         """Return a text's numbers. vectors: of its tokens [tokens, size]."""
         text = vectors.float()[request.prompt_length :]
+        numbers = text
         if request.task == "embed":
             numbers = torch.cat([_MODES[mode](text) for mode in self._modes], dim=-1)
+        if request.task == "embed" or not self._modes:
             for dense in self._denses:
                 numbers = dense(numbers)
-        else:
-            numbers = text
         return self._finish(request, numbers)
 
     def _finish(self, request: Encode, numbers: Tensor) -> EncodeResult:
@@ -63,9 +62,22 @@ class Pooler:
         normalizes = self._normalizes if request.activates is None else request.activates
         if normalizes:
             numbers = functional.normalize(numbers, dim=-1)
+        if request.compared_with:
+            numbers = _late_interaction(request.compared_with, numbers)
         if not bool(torch.isfinite(numbers).all()):
             return NOT_FINITE
         return Pooled(to_bytes(numbers, request.number_format), tuple(numbers.shape))
+
+
+def _late_interaction(query: bytes, rows: Tensor) -> Tensor:
+    """Return, as one number, the highest product of each of a query's vectors with one of a text's,
+    added up.
+
+    MaxSim, of "ColBERT: Efficient and Effective Passage Search via Contextualized Late Interaction
+    over BERT" (Khattab and Zaharia, 2020).
+    """
+    vectors = torch.frombuffer(bytearray(query), dtype=torch.float32).view(-1, rows.shape[-1])
+    return (vectors.to(rows.device) @ rows.T).amax(dim=1).sum().unsqueeze(0)
 
 
 def to_bytes(numbers: Tensor, number_format: str) -> bytes:
@@ -83,10 +95,10 @@ class _Dense:
         self._activation = _ACTIVATIONS.get(module.activation)
         if self._activation is None:
             raise ModelUnsupported(f"{module.folder}: {module.activation} is not supported")
-        weights = _read_weights(module.folder)
         shapes = {"linear.weight": (module.outputs, module.inputs)}
         if module.has_bias:
             shapes["linear.bias"] = (module.outputs,)  # type: ignore[assignment]
+        weights = _read_weights(module.folder, shapes)
         for name, shape in shapes.items():
             if name not in weights or tuple(weights[name].shape) != shape:
                 raise ModelUnsupported(f"{module.folder}: no {name} of the shape {shape}")
@@ -99,11 +111,12 @@ class _Dense:
         return numbers
 
 
-def _read_weights(folder: Path) -> dict[str, Tensor]:
+def _read_weights(folder: Path, names: Iterable[str]) -> dict[str, Tensor]:
+    """Return those of the tensors that a folder has."""
     file = folder / "model.safetensors"
     try:
-        weights: dict[str, Tensor] = load_file(file)
-        return weights
+        with safe_open(file, framework="pt") as opened:
+            return {name: opened.get_tensor(name) for name in {*names} & {*opened.keys()}}
     except FileNotFoundError:
         raise ModelUnsupported(
             f"{folder}: has no model.safetensors (pickled weights of modules are not read)"

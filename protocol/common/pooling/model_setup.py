@@ -10,17 +10,22 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from headrace.protocol.common.context_length import context_length
+from headrace.protocol.common.pooling.answer_tokens import AnswerTokens, read_answer_tokens
+from headrace.protocol.common.pooling.headers import tensor_shape
 from headrace.protocol.common.pooling.labels import read_activation, read_labels
 from headrace.protocol.common.pooling.sentence_modules import (
+    DenseModule,
     PoolingFilesError,
     SentenceModules,
     is_count,
     is_cross_encoder,
+    read_lengths,
     read_object,
     read_sentence_modules,
 )
 from headrace.protocol.pooling import Convert, PoolingTask, Runner
 
+_COLBERT = "ColBERT"
 # The ends of architectures' names, the first that fits first, and what such models are for.
 _ENDS: tuple[tuple[str, Runner, Convert], ...] = (
     ("ForCausalLM", "generate", "none"),
@@ -31,6 +36,7 @@ _ENDS: tuple[tuple[str, Runner, Convert], ...] = (
     ("ForTextEncoding", "pooling", "embed"),
     ("ForSequenceClassification", "pooling", "classify"),
     ("ForTokenClassification", "pooling", "classify"),
+    (_COLBERT, "pooling", "embed"),
     ("Model", "pooling", "embed"),
 )
 # Models whose positions begin after the id of their padding token.
@@ -53,7 +59,8 @@ class PoolingSetup:
     size: numbers of an embedding, or of labels. dimensions: to how many they may be cut; empty: any
         number, for embeddings that may be cut; None: they may not.
     labels: of a classifier, by their numbers; empty: it embeds. activation: what makes numbers of
-        their scores: sigmoid, softmax or none.
+        their scores: sigmoid, softmax or none. answers: tokens whose logits are the scores; None:
+        the model has a head of its own.
     """
 
     tasks: tuple[PoolingTask, ...]
@@ -64,6 +71,7 @@ class PoolingSetup:
     dimensions: tuple[int, ...] | None
     labels: tuple[str, ...] = ()
     activation: str = "none"
+    answers: AnswerTokens | None = None
 
 
 def choose_runner(
@@ -103,12 +111,14 @@ def read_setup(
     if convert == "classify":
         return _classifier(folder, config)
     modules = read_sentence_modules(folder)
+    if modules is None and _architecture(config).endswith(_COLBERT):
+        modules = _colbert_modules(folder, config)
     if modules is None:
         modules = SentenceModules(modes=_default_modes(config), normalizes=True)
     longest = _longest(folder, config)
     own = modules.max_tokens or _tokenizer_length(folder) or longest
     return PoolingSetup(
-        tasks=("embed", "token_embed"),
+        tasks=("embed", "token_embed") if modules.modes else ("token_embed",),
         modules=modules,
         own_length=min(own, longest),
         longest=longest,
@@ -122,19 +132,28 @@ def _classifier(folder: Path, config: Mapping[str, Any]) -> PoolingSetup:
     task = next(
         (task for end, task in _CLASSIFIERS.items() if _architecture(config).endswith(end)), None
     )
+    answers = read_answer_tokens(folder, config)
+    if answers is not None:
+        task = "classify"
     if task is None:
         raise PoolingFilesError(f"{folder}: {_architecture(config)} has no head that classifies")
     longest = _longest(folder, config)
-    labels = read_labels(folder, config)
+    lengths = read_lengths(folder)
+    labels = read_labels(folder, config) if answers is None else answers.labels
+    given = lengths.get("max_seq_length")
+    own = (given if is_count(given) else None) or _tokenizer_length(folder) or longest
+    # A pair's score is the number of the only label.
+    scores = task == "classify" and len(labels) == 1
     return PoolingSetup(
-        tasks=(task,),
-        modules=SentenceModules(),
-        own_length=min(_tokenizer_length(folder) or longest, longest),
+        tasks=(task, "score") if scores else (task,),
+        modules=SentenceModules(lowercases=bool(lengths.get("do_lower_case"))),
+        own_length=min(own, longest),
         longest=longest,
         size=len(labels),
         dimensions=None,
         labels=labels,
         activation=read_activation(folder, config, len(labels)),
+        answers=answers,
     )
 
 
@@ -145,7 +164,9 @@ def _architecture(config: Mapping[str, Any]) -> str:
 
 def _own_use(folder: Path) -> tuple[Runner, Convert]:
     """Return what the authors' files say."""
-    if not is_cross_encoder(folder) and read_sentence_modules(folder) is not None:
+    if is_cross_encoder(folder):
+        return "pooling", "classify"
+    if read_sentence_modules(folder) is not None:
         return "pooling", "embed"
     names = read_object(folder / "config.json").get("architectures")
     for name in names if isinstance(names, list) else []:
@@ -153,6 +174,17 @@ def _own_use(folder: Path) -> tuple[Runner, Convert]:
             if str(name).endswith(end):
                 return runner, convert
     return "generate", "none"
+
+
+def _colbert_modules(folder: Path, config: Mapping[str, Any]) -> SentenceModules:
+    """Return the modules of a model in the form of ColBERT's authors: a linear layer for each
+    token, whose weights lie with the others."""
+    shape = tensor_shape(folder / "model.safetensors", "linear.weight")
+    if shape is None or len(shape) != 2:
+        raise PoolingFilesError(f"{folder}: its model.safetensors has no matrix linear.weight")
+    outputs, inputs = shape
+    dense = DenseModule(folder, inputs, outputs, has_bias=False, activation="Identity")
+    return SentenceModules(modes=(), denses=(dense,), normalizes=True)
 
 
 def _default_modes(config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -201,7 +233,7 @@ def _size(folder: Path, modules: SentenceModules, config: Mapping[str, Any]) -> 
     )
     if not is_count(hidden):
         raise PoolingFilesError(f"{folder}: its config.json gives no hidden_size")
-    size = int(hidden or 0) * len(modules.modes)
+    size = int(hidden or 0) * max(1, len(modules.modes))
     for dense in modules.denses:
         if dense.inputs != size:
             raise PoolingFilesError(f"{dense.folder}: takes {dense.inputs} numbers, not {size}")

@@ -5,7 +5,7 @@ part tells the kind. Each has a folder of its own, with config.json and perhaps 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +26,14 @@ _FLAGS: Final = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-SUPPORTED: Final = ("Transformer", "Pooling", "Dense", "Normalize", "Dropout")
+SUPPORTED: Final = (
+    "Transformer",
+    "Pooling",
+    "Dense",
+    "Normalize",
+    "Dropout",
+    "MultiVectorMask",  # of late interaction; all tokens are used here, as in the reference
+)
 
 
 class PoolingFilesError(ValueError):
@@ -48,7 +55,8 @@ class DenseModule:
 class SentenceModules:
     """What a model's folder says about its embeddings.
 
-    modes: of pooling; several are joined. denses: after it, in order.
+    modes: of pooling; several are joined; none: there is a vector for each token alone.
+    denses: after it, in order.
     normalizes: whether the authors normalize embeddings.
     includes_prompt: whether pooling reads the tokens of a prompt.
     max_tokens: of a text; None: as long as the model takes.
@@ -80,7 +88,7 @@ def read_sentence_modules(folder: Path) -> SentenceModules | None:
     if not isinstance(entries, list) or not all(isinstance(each, dict) for each in entries):
         raise PoolingFilesError(f"{folder / MODULES}: is not a list of modules")
     kinds = [_kind(folder, entry) for entry in entries]
-    modes: tuple[str, ...] = ("mean",)
+    modes: tuple[str, ...] = ()
     includes_prompt = True
     denses = []
     for kind, place in kinds:
@@ -89,12 +97,13 @@ def read_sentence_modules(folder: Path) -> SentenceModules | None:
         elif kind == "Dense":
             denses.append(_dense(place))
     prompts, default = _prompts(settings, folder)
-    lengths = _lengths(folder)
+    lengths = read_lengths(folder)
     max_tokens = lengths.get("max_seq_length")
     return SentenceModules(
         modes=modes,
         denses=tuple(denses),
-        normalizes=any(kind == "Normalize" for kind, _ in kinds),
+        # Late interaction is of normalized vectors: older files leave that to the program.
+        normalizes=not modes or any(kind == "Normalize" for kind, _ in kinds),
         includes_prompt=includes_prompt,
         max_tokens=max_tokens if is_count(max_tokens) else None,
         lowercases=bool(lengths.get("do_lower_case")),
@@ -102,6 +111,15 @@ def read_sentence_modules(folder: Path) -> SentenceModules | None:
         default_prompt=default,
         similarity=str(settings.get("similarity_fn_name") or "cosine"),
     )
+
+
+def read_module_folders(folder: Path) -> list[tuple[str, Path]]:
+    """Return the kinds and the folders of a cross-encoder's modules; [] if it has none."""
+    entries = read_json(folder / MODULES)
+    if not isinstance(entries, list) or not is_cross_encoder(folder):
+        return []
+    kinds = (*SUPPORTED, "LogitScore")
+    return [_kind(folder, entry, kinds) for entry in entries if isinstance(entry, dict)]
 
 
 def is_cross_encoder(folder: Path) -> bool:
@@ -139,13 +157,15 @@ def is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-def _kind(folder: Path, entry: Mapping[str, Any]) -> tuple[str, Path]:
-    """Return the kind of a module and its folder."""
+def _kind(
+    folder: Path, entry: Mapping[str, Any], supported: Sequence[str] = SUPPORTED
+) -> tuple[str, Path]:
+    """Return the kind of a module and its folder. Raises PoolingFilesError for other kinds."""
     kind = str(entry.get("type", "")).rpartition(".")[2]
-    if kind not in SUPPORTED:
+    if kind not in supported:
         raise PoolingFilesError(
             f"{folder / MODULES}: the module {kind[:100]!r} is not supported "
-            f"(those that are: {', '.join(SUPPORTED)})"
+            f"(those that are: {', '.join(supported)})"
         )
     name = entry.get("path") or ""
     if not isinstance(name, str) or Path(name).is_absolute() or ".." in Path(name).parts:
@@ -196,6 +216,7 @@ def _prompts(settings: Mapping[str, Any], folder: Path) -> tuple[dict[str, str],
     return {str(name): prompt for name, prompt in prompts.items()}, default
 
 
-def _lengths(folder: Path) -> dict[str, Any]:
+def read_lengths(folder: Path) -> dict[str, Any]:
+    """Return what sentence-transformers keeps of how texts are read; {} without such a file."""
     found = next((name for name in _LENGTHS if (folder / name).is_file()), None)
     return {} if found is None else read_object(folder / found)

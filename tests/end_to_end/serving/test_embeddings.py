@@ -39,6 +39,20 @@ def client(server: Server) -> Iterator[OpenAI]:
         yield found
 
 
+def test_documents_in_the_order_of_their_scores(server: Server) -> None:
+    texts = ["a b", "c", "a", "d e f"]
+    for path in ("/rerank", "/v2/rerank", "/invocations"):
+        body = server.client.post(path, json={"query": "a", "documents": texts}).json()
+        assert body["model"] == "vectors"
+        scores = {each["index"]: each["relevance_score"] for each in body["results"]}
+        assert scores[2] == pytest.approx(1, abs=1e-6) == max(scores.values())
+        assert list(scores.values()) == sorted(scores.values(), reverse=True)
+    pairs = server.client.post("/score", json={"text_1": "a", "text_2": texts}).json()
+    assert [each["score"] for each in pairs["data"]] == [scores[index] for index in range(4)]
+    refused = server.client.post("/score", json={"model": "fake", "text_1": "a", "text_2": "b"})
+    assert refused.status_code == 404
+
+
 def test_each_model_does_its_own(server: Server, client: OpenAI) -> None:
     tasks = {card.id: card.model_dump()["tasks"] for card in client.models.list()}
     assert tasks == {"fake": ["generate"], "vectors": ["embed", "token_embed"]}

@@ -34,6 +34,13 @@ ANSWERED = [
 POOLED = [
     ("post", "/v1/embeddings", {"input": "Hi"}),
     ("post", "/classify", {"input": "Hi"}),
+    ("post", "/pooling", {"input": "Hi"}),
+    *[("post", path, {"text_1": "a", "text_2": ["b", "c"]}) for path in ("/score", "/v1/score")],
+    *[
+        ("post", path, {"query": "a", "documents": ["b", "c"]})
+        for path in ("/rerank", "/v1/rerank", "/v2/rerank")
+    ],
+    ("post", "/v2/embed", {"texts": ["Hi"], "embedding_types": ["float", "base64"]}),
 ]
 REFUSED = [
     *[
@@ -108,7 +115,7 @@ async def test_answers_of_models_that_pool(
     client: Client,
     method: str,
     path: str,
-    body: dict[str, str],
+    body: dict[str, object],
 ) -> None:
     info = PoolingInfo(tasks=("embed", "classify"), size=3, labels=("a", "b", "c"))
     texts = pooling_text.info.model_copy(update={"pooling": info})

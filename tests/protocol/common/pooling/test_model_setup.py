@@ -211,7 +211,9 @@ def test_labels_and_what_makes_numbers_of_their_scores(
     write(tmp_path, "config.json", config)
     write(tmp_path, "config_sentence_transformers.json", settings)
     setup = read_setup(tmp_path, "auto", config)
-    assert (setup.tasks, setup.activation) == (("classify",), activation)
+    does_score = len(setup.labels) == 1
+    assert setup.tasks == (("classify", "score") if does_score else ("classify",))
+    assert setup.activation == activation
     assert setup.labels == (("only",) if len(config["id2label"]) == 1 else ("yes", "no"))
 
 

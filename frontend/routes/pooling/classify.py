@@ -7,10 +7,10 @@ from headrace.frontend.context import Context
 from headrace.frontend.http.parsing import read_body_as
 from headrace.frontend.middleware.in_flight import count_in_flight
 from headrace.frontend.openai_api.embedding_serializer import answer_head, labels_response
-from headrace.frontend.pooling.chats import encode_chats
+from headrace.frontend.pooling.inputs import inputs_of
 from headrace.frontend.pooling.start_encoding import start_encoding
-from headrace.frontend.pooling.texts import encode_inputs, pooling_of
-from headrace.frontend.schemas.classify import (
+from headrace.frontend.pooling.texts import pooling_of
+from headrace.frontend.schemas.pooling.classify import (
     ClassificationList,
     ClassifyBody,
     ClassifyChatRequest,
@@ -39,11 +39,7 @@ def blueprint(context: Context) -> Blueprint:
 async def answer(context: Context, request: ClassifyRequest | ClassifyChatRequest) -> Response:
     """Answer a request for labels."""
     model = context.model(request.model, "classify")
-    if isinstance(request, ClassifyRequest):
-        special = request.add_special_tokens
-        inputs = await encode_inputs(request, model, request.texts, add_special_tokens=special)
-    else:
-        inputs = await encode_chats(request, model)
+    inputs = await inputs_of(model, request)
     encoding = start_encoding(context, model, request, "classify", inputs)
     head = answer_head("classify", request.request_id, model.name, inputs)
     return labels_response(head, await encoding.collect(), pooling_of(model).labels)

@@ -1,9 +1,16 @@
 """Request fields of all routes that turn texts into numbers."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, FailFast, Field
 
+from headrace.frontend.schemas.chat import (
+    ChatMessage,
+    ChatTemplateText,
+    Messages,
+    TemplateArguments,
+)
 from headrace.frontend.schemas.fields import (
     Int,
     Name,
@@ -12,7 +19,7 @@ from headrace.frontend.schemas.fields import (
     unsupported,
     wrong_type,
 )
-from headrace.frontend.schemas.limits import exceeded, limit_of
+from headrace.frontend.schemas.limits import at_most_of, exceeded, limit_of
 from headrace.protocol.pooling import NumberFormat
 
 # A text, or its token ids.
@@ -49,6 +56,9 @@ Texts = Annotated[
 ]
 
 
+Conversations = Annotated[list[Messages], FailFast(), Field(min_length=1), at_most_of("max_inputs")]
+
+
 class PoolingFields(RequestModel):
     """Fields of a request for numbers, whatever numbers they are.
 
@@ -81,3 +91,36 @@ class NumberFields(PoolingFields):
     embed_dtype: NumberFormat = "float32"
     endianness: Endianness = "native"
     dimensions: Annotated[Int, Field(ge=-(2**31), lt=2**31)] | None = None
+
+
+class TextFields(PoolingFields):
+    """Fields of a request for the numbers of texts.
+
+    prompt_name: of the model's prompts, the one that goes before each text; "": none does. Without
+        it, that is the model's default.
+    """
+
+    input: Texts
+    add_special_tokens: bool = True
+    prompt_name: Name | None = None
+
+    @property
+    def texts(self) -> list[TextOrIds]:
+        texts: list[TextOrIds] = self.input
+        return texts
+
+
+class ChatFields(PoolingFields):
+    """Fields of a request for the numbers of chats."""
+
+    add_special_tokens: bool = False
+    add_generation_prompt: bool = False
+    continue_final_message: bool = False
+    chat_template: ChatTemplateText | None = None
+    chat_template_kwargs: TemplateArguments | None = None
+    media_io_kwargs: Annotated[Any, unsupported(None, {})] = None
+
+    @property
+    def conversations(self) -> Sequence[list[ChatMessage]]:
+        """The chats, each of which has numbers of its own."""
+        raise NotImplementedError

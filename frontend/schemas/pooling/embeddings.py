@@ -1,55 +1,26 @@
 """The requests of POST /v1/embeddings: texts, token ids, or chats."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, FailFast, Field, RootModel
+from pydantic import BaseModel, RootModel
 
-from headrace.frontend.schemas.chat import (
-    ChatMessage,
-    ChatTemplateText,
-    Messages,
-    TemplateArguments,
+from headrace.frontend.schemas.chat import ChatMessage, Messages
+from headrace.frontend.schemas.pooling.fields import (
+    ChatFields,
+    Conversations,
+    NumberFields,
+    TextFields,
 )
-from headrace.frontend.schemas.fields import Name, unsupported
-from headrace.frontend.schemas.limits import at_most_of
-from headrace.frontend.schemas.pooling import NumberFields, TextOrIds, Texts
 from headrace.frontend.schemas.response_bodies import Usage
 
-Conversations = Annotated[list[Messages], FailFast(), Field(min_length=1), at_most_of("max_inputs")]
+
+class EmbeddingRequest(NumberFields, TextFields):
+    """A request for the embeddings of texts."""
 
 
-class EmbeddingRequest(NumberFields):
-    """A request for the embeddings of texts.
-
-    prompt_name: of the model's prompts, the one that goes before each text; "": none does. Without
-        it, that is the model's default.
-    """
-
-    input: Texts
-    add_special_tokens: bool = True
-    prompt_name: Name | None = None
-
-    @property
-    def texts(self) -> list[TextOrIds]:
-        texts: list[TextOrIds] = self.input
-        return texts
-
-
-class EmbeddingChatFields(NumberFields):
+class EmbeddingChatFields(NumberFields, ChatFields):
     """The fields of a request for the embeddings of chats."""
-
-    add_special_tokens: bool = False
-    add_generation_prompt: bool = False
-    continue_final_message: bool = False
-    chat_template: ChatTemplateText | None = None
-    chat_template_kwargs: TemplateArguments | None = None
-    media_io_kwargs: Annotated[Any, unsupported(None, {})] = None
-
-    @property
-    def conversations(self) -> Sequence[list[ChatMessage]]:
-        """The chats, each of which has one embedding."""
-        raise NotImplementedError
 
 
 class EmbeddingChatRequest(EmbeddingChatFields):

@@ -1,11 +1,9 @@
 """POST /v1/embeddings."""
 
-from collections.abc import Sequence
-
 from quart import Blueprint, Response
 from quart_schema import document_request, document_response
 
-from headrace.frontend.context import Context, ServedModel
+from headrace.frontend.context import Context
 from headrace.frontend.http.parsing import read_body_as
 from headrace.frontend.middleware.in_flight import count_in_flight
 from headrace.frontend.openai_api.embedding_serializer import (
@@ -14,13 +12,14 @@ from headrace.frontend.openai_api.embedding_serializer import (
     number_format_of,
     vectors_response,
 )
-from headrace.frontend.pooling.chats import encode_chats
-from headrace.frontend.pooling.start_encoding import check_dimensions, start_encoding
-from headrace.frontend.pooling.texts import EncodeInput, encode_inputs
-from headrace.frontend.schemas.embeddings import (
+from headrace.frontend.pooling.inputs import inputs_of
+from headrace.frontend.pooling.start_encoding import (
+    check_dimensions,
+    start_encoding,
+)
+from headrace.frontend.schemas.pooling.embeddings import (
     AnyEmbeddingRequest,
     EmbeddingList,
-    EmbeddingRequest,
     EmbeddingsBody,
     embedding_model,
 )
@@ -47,7 +46,7 @@ async def answer(context: Context, request: AnyEmbeddingRequest) -> Response:
     """Answer a request for embeddings."""
     model = context.model(request.model, "embed")
     check_dimensions(model, request.dimensions)
-    inputs = await _inputs(model, request)
+    inputs = await inputs_of(model, request)
     encoding = start_encoding(
         context,
         model,
@@ -60,15 +59,3 @@ async def answer(context: Context, request: AnyEmbeddingRequest) -> Response:
     head = answer_head("embd", request.request_id, model.name, inputs)
     found = await encoding.collect()
     return await vectors_response(head, request, found, embedding_item)
-
-
-async def _inputs(model: ServedModel, request: AnyEmbeddingRequest) -> Sequence[EncodeInput]:
-    if isinstance(request, EmbeddingRequest):
-        return await encode_inputs(
-            request,
-            model,
-            request.texts,
-            add_special_tokens=request.add_special_tokens,
-            prompt_name=request.prompt_name,
-        )
-    return await encode_chats(request, model)

@@ -1,47 +1,26 @@
 """The requests and answers of POST /classify."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import BaseModel, RootModel
 
-from headrace.frontend.schemas.chat import (
-    ChatMessage,
-    ChatTemplateText,
-    Messages,
-    TemplateArguments,
-)
-from headrace.frontend.schemas.fields import unsupported
-from headrace.frontend.schemas.pooling import PoolingFields, TextOrIds, Texts
+from headrace.frontend.schemas.chat import ChatMessage, Messages
+from headrace.frontend.schemas.pooling.fields import ChatFields, TextFields
 from headrace.frontend.schemas.response_bodies import Usage
 
 
-class ClassifyRequest(PoolingFields):
+class ClassifyRequest(TextFields):
     """A request for the labels of texts."""
 
-    input: Texts
-    add_special_tokens: bool = True
 
-    @property
-    def texts(self) -> list[TextOrIds]:
-        texts: list[TextOrIds] = self.input
-        return texts
-
-
-class ClassifyChatRequest(PoolingFields):
+class ClassifyChatRequest(ChatFields):
     """A request for the label of a chat."""
 
     messages: Messages
-    add_special_tokens: bool = False
-    add_generation_prompt: bool = False
-    continue_final_message: bool = False
-    chat_template: ChatTemplateText | None = None
-    chat_template_kwargs: TemplateArguments | None = None
-    media_io_kwargs: Annotated[Any, unsupported(None, {})] = None
 
     @property
     def conversations(self) -> Sequence[list[ChatMessage]]:
-        """The chat, as the only one."""
         return [self.messages]
 
 
