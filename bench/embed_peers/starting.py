@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from bench.embed_peers import servers
-from bench.embed_peers.catalogue import PEERS, Peer
+from bench.embed_peers.catalogue import PEERS, REFERENCE, Peer
 from bench.embed_peers.install import PREPARED, PeerError, prepare, prepared_folder, python_of
 from bench.embed_peers.servers import EmbedServerSettings
 from bench.embed_peers.sides import EmbedSide, encoder
@@ -52,8 +52,9 @@ def candidates(
             functools.partial(servers.headrace, precision, settings, flags),
         )
     for peer in PEERS:
-        wanted = peer.precision in given.precisions and peer.name in given.only
-        if wanted and given.peers is not None:
+        # The reference runs in any case: the vectors of all others are compared with its own.
+        fits = peer.precision in given.precisions or peer.name == REFERENCE
+        if given.peers is not None and fits and peer.name in given.only:
             yield peer.name, functools.partial(_peer, peer, given.peers, settings)
     for precision, file in given.ggufs.items():
         if given.llama is not None and precision in given.precisions:

@@ -21,8 +21,9 @@ from bench.embed_peers.catalogue import ENVIRONMENTS, PEERS, REFERENCE, Precisio
 from bench.embed_peers.inside import encoder as inside
 from bench.embed_peers.install import PeerError, last_line, prepared_folder, python_of
 from bench.embed_peers.results import EmbedLoad, cosine_line, cosines, memory_lines
-from bench.embed_peers.servers import EmbedServer
+from bench.embed_peers.servers import EmbedServer, EmbedServerSettings
 from bench.embed_peers.sides import Calls, EmbedSide, EmbedTurn, Vectors, encoder, tree_memory
+from bench.embed_peers.starting import candidates
 from bench.embed_peers.texts import Texts, max_tokens
 from tests.bench.small_server import Answer, plain
 
@@ -105,6 +106,24 @@ class TestOptions:
         with pytest.raises(SystemExit):
             embed.parse_arguments(arguments)
         assert complaint in capsys.readouterr().err
+
+    def test_sides_are_chosen_by_precision_and_the_reference_is_always_there(self) -> None:
+        words = [
+            "model",
+            "--peers",
+            "there",
+            "--llama",
+            "l",
+            "--gguf",
+            "int8=q",
+            "--gguf",
+            "fp32=f",
+        ]
+        given, flags = embed.parse_arguments([*words, "--precisions", "int8"])
+        settings = EmbedServerSettings(given.model, 1, 16, 0, Path())
+        names = [name for name, _ in candidates(given, flags, settings)]
+        peers = ["onnx-int8", "openvino-int8", "fastembed-int8", "llama.cpp-int8"]
+        assert names == ["headrace-int8", REFERENCE, *peers]
 
     def test_each_peer_has_an_environment_and_a_runtime(self) -> None:
         assert {peer.environment for peer in PEERS} == set(ENVIRONMENTS)
