@@ -1,11 +1,11 @@
 """Services that are loaded when they are first needed, on a disk that is full at that moment."""
 
 import asyncio
+import os
 from pathlib import Path
 
 import pytest
 
-from headrace.frontend import critical_task
 from headrace.frontend.files.folder import FileFolder
 from headrace.frontend.store import lazy_service
 from headrace.frontend.store.lazy_service import LazyService
@@ -30,7 +30,7 @@ async def test_a_frontend_survives_work_that_comes_when_the_disk_is_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exits: list[int] = []
-    monkeypatch.setattr(critical_task.os, "_exit", exits.append)
+    monkeypatch.setattr(os, "_exit", exits.append)
     monkeypatch.setattr(lazy_service, "CHECK_S", 0.01)
     attempts: list[Path] = []
     with small_tmpfs(tmp_path / "disk", 1 << 16) as disk:

@@ -1,6 +1,7 @@
 """Compiled programs against transformers, for the shapes that tiny models do not have."""
 
 import itertools
+import platform
 import subprocess
 import sys
 from collections.abc import Callable
@@ -314,7 +315,7 @@ def test_kernels_of_another_kind_of_processor_end_the_start(
 ) -> None:
     save_tiny(tmp_path, "llama")
     monkeypatch.setattr(library, "_usable", lambda name: None)
-    monkeypatch.setattr(library.platform, "machine", lambda: machine)
+    monkeypatch.setattr(platform, "machine", lambda: machine)
     with pytest.raises(ModelUnsupported, match=f"is {kernels}, but the processor lacks "):
         build(tmp_path, cpu_kernels=kernels)
 
