@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from headrace.protocol.common.gguf_reference import REFERENCE
 from headrace.protocol.common.pooling.answer_tokens import read_answer_tokens
@@ -42,7 +41,9 @@ from headrace.workers.start_phases import StartPhases
 from headrace.workers.torch_runner.loading import (
     checkpoint_dtype,
     choose_device,
+    read_weights,
     silence_transformers,
+    told_in_one_line,
 )
 
 # Of random texts' mean vectors: below this, a program is wrong, or quantized too much.
@@ -201,7 +202,7 @@ def _load_model(model_path: Path, dtype: torch.dtype, device: torch.device, conv
     )
 
     silence_transformers()
-    try:
+    with told_in_one_line(model_path):
         config = AutoConfig.from_pretrained(model_path, local_files_only=True)
         auto: Any = AutoModel
         if convert == "classify" and read_answer_tokens(model_path, config.to_dict()) is not None:
@@ -211,26 +212,9 @@ def _load_model(model_path: Path, dtype: torch.dtype, device: torch.device, conv
             by_text = AutoModelForSequenceClassification
             auto = AutoModelForTokenClassification if is_for_tokens else by_text
         model_class = auto._model_mapping[type(config)]
-        takes = inspect.signature(model_class).parameters
-        options = {"add_pooling_layer": False} if "add_pooling_layer" in takes else {}
-        model, report = auto.from_pretrained(
-            model_path,
-            dtype=dtype,
-            attn_implementation="eager",
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            **options,
-        )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        first_line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelUnsupported(f"{model_path} cannot be loaded: {first_line}") from error
-    missing = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
-    if missing:
-        raise ModelUnsupported(
-            f"{model_path} lacks {len(missing)} weights that its architecture needs, "
-            f"among them {missing[0]}"
-        )
+    takes = inspect.signature(model_class).parameters
+    options = {"add_pooling_layer": False} if "add_pooling_layer" in takes else {}
+    model = read_weights(model_path, model_class, dtype, **options)
     model.eval()
     model.requires_grad_(False)
     return model.to(device)

@@ -6,11 +6,13 @@ operator has said that code of a model's folder may run.
 
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers.modeling_utils import PreTrainedModel
 
@@ -72,7 +74,7 @@ def load_model(
         chosen = choose_dtype(dtype, config, weights, device)
         if dtype == "auto" and chosen != torch.float16 == _own_dtype(config, weights):
             log("bfloat16 instead of float16, for which there are no kernels")
-        model = _read_weights(model_path, model_class, chosen)
+        model = read_weights(model_path, model_class, chosen)
     model.eval()
     model.requires_grad_(False)
     if device.type != "cpu":
@@ -108,9 +110,25 @@ def read_model_class(model_path: Path) -> Any:
     return _model_class(model_path, _read_config(model_path), trusts_code=False)
 
 
-def _read_weights(model_path: Path, model_class: Any, dtype: torch.dtype) -> Any:
-    """Load the model on the CPU. Raises ModelUnsupported if a weight is missing."""
+@contextmanager
+def told_in_one_line(model_path: Path) -> Iterator[None]:
+    """Raise ModelUnsupported, with the first line, for what transformers raises for a folder."""
     try:
+        yield
+    except (
+        OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, ImportError,
+        SafetensorError, StrictDataclassError,
+    ) as error:  # fmt: skip
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelUnsupported(f"{model_path} cannot be loaded: {first_line}") from error
+
+
+def read_weights(model_path: Path, model_class: Any, dtype: torch.dtype, **options: object) -> Any:
+    """Load the model on the CPU. Raises ModelUnsupported if a weight is missing.
+
+    options: further ones of the class.
+    """
+    with told_in_one_line(model_path):
         model, report = model_class.from_pretrained(
             model_path,
             dtype=dtype,
@@ -118,13 +136,8 @@ def _read_weights(model_path: Path, model_class: Any, dtype: torch.dtype) -> Any
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
+            **options,
         )
-    except (
-        OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, ImportError,
-        SafetensorError,
-    ) as error:  # fmt: skip
-        first_line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelUnsupported(f"{model_path} cannot be loaded: {first_line}") from error
     missing = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
     if missing:
         raise ModelUnsupported(

@@ -287,6 +287,20 @@ def test_a_missing_weight_is_an_error(bert: Path, tmp_path: Path) -> None:
         engine_of(folder)
 
 
+@pytest.mark.parametrize(
+    "change", [{"hidden_size": "wide"}, {"hidden_act": "no such function"}, {"model_type": ["x"]}]
+)
+def test_a_damaged_configuration_is_told_in_one_line(
+    change: dict[str, Any], bert: Path, tmp_path: Path
+) -> None:
+    folder = linked(bert, tmp_path, copies=("config.json",))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(ModelUnsupported) as refused:
+        engine_of(folder)
+    assert "\n" not in str(refused.value)
+
+
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bert")
