@@ -4,7 +4,10 @@ Keys and values lie in a paged cache, as those of a generator do, but only while
 computed: all layers use the same memory.
 """
 
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -26,6 +29,12 @@ from headrace.workers.native.weight_memory import SharedWeights
 # Tokens of a call, unless one text has more: fewer leave threads to wait for each other more often.
 _CALL_TOKENS = 2048
 
+# A call that should take longer is reported so often while it runs, for at most so many times as
+# long as it should take: attention to many tokens takes longer, and machines have other work.
+_REPORT_S = 1.0
+_PATIENCE = 20
+_TIMED_TOKENS = 64  # a call of fewer says little of what a token takes
+
 Positions = Callable[[Sequence[int]], Sequence[int]]
 
 
@@ -40,15 +49,22 @@ class CompiledEncoder:
         self._positions = positions
         self._num_blocks = 0
         self._program: Program | None = None
+        self._token_s = 0.0  # what a token takes, by the slowest call so far
 
     def encode(self, requests: Sequence[Encode], report: Callable[[], None]) -> list[Tensor]:
         """Return the vectors [tokens, size] of each text, in float32.
 
-        report: called after each of the program's calls. Raises MemoryError if there is no memory.
+        report: called after each of the program's calls, and meanwhile, from another thread, if
+            one takes long. Raises MemoryError if there is no memory.
         """
         vectors: list[Tensor] = []
         for texts in calls(requests):
-            vectors += self._run(texts)
+            tokens = sum(len(text.prompt_token_ids) for text in texts)
+            started = time.monotonic()
+            with _reporting(report, tokens * self._token_s):
+                vectors += self._run(texts)
+            if tokens >= _TIMED_TOKENS:
+                self._token_s = max(self._token_s, (time.monotonic() - started) / tokens)
             report()
         return vectors
 
@@ -78,6 +94,28 @@ class CompiledEncoder:
             self._program = None  # frees its memory first
             self._program = self.compiled.start(self._num_blocks, GROUP_TOKENS, shares_layers=True)
         return self._program
+
+
+@contextmanager
+def _reporting(report: Callable[[], None], expected_s: float) -> Iterator[None]:
+    """Report while something runs that takes long; no more if it takes far too long."""
+    if expected_s < _REPORT_S:
+        yield
+        return
+    ended = threading.Event()
+
+    def run() -> None:
+        until = time.monotonic() + _PATIENCE * expected_s
+        while not ended.wait(_REPORT_S) and time.monotonic() < until:
+            report()
+
+    thread = threading.Thread(target=run, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def calls(requests: Sequence[Encode]) -> Iterator[Sequence[Encode]]:
