@@ -56,7 +56,8 @@ class FakePool:
 
     fail_after: how many outputs come before `failure` is raised; None: no failure.
     hold_after: how many outputs come before nothing more does, until `release` is set.
-    hold_from: how many streams come before those that are held.
+    hold_from: how many streams come before those that are held. held_tenant: the only tenant
+        with streams that are held; None: every tenant.
     busy: what requests fail with before they are looked at.
     calls: the admin calls that were made, and their targets. values: what a worker answers, by the
         classes of calls. errors: why they cannot be executed, and of which kind that is.
@@ -71,6 +72,7 @@ class FakePool:
     fail_after: int = 0
     hold_after: int | None = None
     hold_from: int = 0
+    held_tenant: str | None = None
     busy: PoolBusy | None = None
     reason: FinishReason | None = None
     error: str | None = None
@@ -161,7 +163,10 @@ class FakeStream:
     def __init__(self, pool: FakePool, request: Generate) -> None:
         self.cancelled = False
         self._left = asyncio.Event()
-        self._is_held = len(pool.streams) >= pool.hold_from
+        self._is_held = len(pool.streams) >= pool.hold_from and pool.held_tenant in (
+            None,
+            request.tenant,
+        )
         self.request = request
         self._outputs = self._run(pool, request)
 

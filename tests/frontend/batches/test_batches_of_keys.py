@@ -58,18 +58,14 @@ async def test_a_batch_ends_when_its_key_is_removed(make_app: MAKE_APP, pool: Fa
     """What is done of it is kept for the other keys of the tenant."""
     keys = [api_key(ANN, "ann"), api_key(ANN_TOO, "ann-too", "ann")]
     known = table(*keys)
-    reply = pool.reply
-
-    def hold_later(request: Any) -> list[int]:
-        pool.hold_after = 0 if len(pool.requests) > 2 else None
-        return reply(request)
-
-    pool.reply = hold_later
+    pool.hold_after, pool.hold_from = 0, 2
     async with make_app(keys=known).test_app() as app:
         client = KeyClient(app.test_client(), ANN)
         batch_id = await created(client, [chat_line(f"line-{n}") for n in range(9)])
         await pool.wait_for_streams(4)
-        await asyncio.sleep(0.1)
+        async with asyncio.timeout(20):
+            while (await batch(client, batch_id))["request_counts"]["completed"] < 2:
+                await asyncio.sleep(0.01)
         known.replace_file_keys(keys[1:])
         other = KeyClient(app.test_client(), ANN_TOO)
         ended = await wait_for(other, batch_id)
@@ -162,13 +158,7 @@ async def test_a_tenant_without_a_batch_that_runs_has_one_in_any_case(
     make_app: MAKE_APP, monkeypatch: pytest.MonkeyPatch, pool: FakePool
 ) -> None:
     monkeypatch.setattr(batch_runner, "MAX_RUNS", 2)
-    reply = pool.reply
-
-    def hold_anns(request: Any) -> list[int]:
-        pool.hold_after = 0 if request.tenant == "ann" else None
-        return reply(request)
-
-    pool.reply = hold_anns
+    pool.hold_after, pool.held_tenant = 0, "ann"
     async with make_app(keys=key_table()).test_app() as app:
         ann, bob = (KeyClient(app.test_client(), key) for key in (ANN, BOB))
         for _ in range(4):
