@@ -123,7 +123,7 @@ class ExpertOperations : public LinearOperations<E> {
         const Instruction one = of_expert(i, run);
         const int first = task % tasks * each;
         for (int panel = first; panel < std::min(first + each, this->num_panels(i)); ++panel) {
-            this->linear(one, run.count, panel, scratch);
+            this->linear(one, RowRange::whole(run.count), panel, scratch);
         }
     }
 
@@ -149,7 +149,7 @@ class ExpertOperations : public LinearOperations<E> {
         const Floats bias_left = bias ? load(bias) : zeros();
         const Floats bias_right = bias ? load(bias + kLanes) : zeros();
         const ExpertPair* pairs = pairs_.data() + run.first;
-        this->multiply(one, run.count, panel, scratch, [&](int64_t n, Floats a, Floats b) {
+        this->multiply(one, RowRange::whole(run.count), panel, scratch, [&](int64_t n, Floats a, Floats b) {
             float* to = row_of(one.out, pairs[n].row) + first;
             const Floats weight = splat(pairs[n].weight);
             a = (a + bias_left) * weight;

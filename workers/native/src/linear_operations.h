@@ -5,6 +5,15 @@
 
 namespace headrace {
 
+// Rows of a step that are multiplied with panels. all: of the step. is_alone: the thread computes
+// all panels for these rows, not some of them for all rows.
+struct RowRange {
+    int64_t first, count, all;
+    bool is_alone;
+
+    static RowRange whole(int64_t rows) { return {0, rows, rows, false}; }
+};
+
 template <class E>
 class LinearOperations : public LoraOperations<E> {
   protected:
@@ -27,7 +36,7 @@ class LinearOperations : public LoraOperations<E> {
     // output; 2 8-bit integers that are multiplied with 8-bit rows (see `round`), data[2] holds the
     // scales and then the excess to subtract, in[1] the scales of the rows; from 3 on blocks, that
     // are multiplied with rows rounded in blocks. Biases and scales are padded to whole panels.
-    void linear(const Instruction& i, int rows, int panel, Scratch& scratch) {
+    void linear(const Instruction& i, RowRange rows, int panel, Scratch& scratch) {
         if (i.sizes[2] == 2) {
             return i.packed ? gated<Row>(i, rows, panel, scratch)
                             : gated<F32>(i, rows, panel, scratch);
@@ -47,7 +56,7 @@ class LinearOperations : public LoraOperations<E> {
     }
 
     template <class Finish>
-    void multiply(const Instruction& i, int rows, int panel, Scratch& scratch,
+    void multiply(const Instruction& i, RowRange rows, int panel, Scratch& scratch,
                   const Finish& finish) {
         if (i.sizes[4] >= kFirstBlockFormat) {
             return multiply_blocks(i, rows, panel, scratch, finish);
@@ -56,19 +65,23 @@ class LinearOperations : public LoraOperations<E> {
         const auto* scales = (const float*)i.data[2] + (int64_t)panel * kPanel;
         float* sums = scratch.sums.data();
         if (i.sizes[4] == 2) return multiply_bytes(i, rows, panel, sums, finish);
-        const auto* in = (const uint32_t*)packed_row(i.in[0], 0);
+        const auto* in = (const uint32_t*)packed_row(i.in[0], rows.first);
+        const auto finish_row = [&](int64_t row, Floats a, Floats b) {
+            finish(rows.first + row, a, b);
+        };
         const int64_t stride = buffers_[i.in[0].buffer].width / Row::kPerWord;
         if (i.sizes[4] == 0) {
-            const StoredPanel words{(const uint32_t*)i.data[0] + number, next_words(i, panel)};
-            panel_product<E>(in, stride, rows, words, i.sizes[1], sums, finish);
+            const StoredPanel words{(const uint32_t*)i.data[0] + number,
+                                    next_words(i, rows, panel)};
+            panel_product<E>(in, stride, rows.count, words, i.sizes[1], sums, finish_row);
             return;
         }
         const RoundedPanel<E> words{(const int8_t*)i.data[0] + number * E::kPerWord,
                                     scratch.words};
         const Floats left = load(scales), right = load(scales + kLanes);
-        panel_product<E>(in, stride, rows, words, i.sizes[1], sums,
+        panel_product<E>(in, stride, rows.count, words, i.sizes[1], sums,
                          [&](int64_t row, Floats a, Floats b) {
-                             finish(row, a * left, b * right);
+                             finish_row(row, a * left, b * right);
                          });
     }
 
@@ -79,18 +92,20 @@ class LinearOperations : public LoraOperations<E> {
     static int num_panels(const Instruction& i) { return (i.sizes[0] + kPanel - 1) / kPanel; }
 
     // The panel that this thread is likely to compute next; null if there is none. bytes: of one.
-    const uint8_t* next_panel(const Instruction& i, int panel, int64_t bytes) const {
+    const uint8_t* next_panel(const Instruction& i, RowRange rows, int panel,
+                              int64_t bytes) const {
         const int each = panels_per_task(i), threads = (int)this->scratch_.size();
-        const int64_t next = panel + ((panel + 1) % each ? 1 : each * (threads - 1) + 1);
+        const bool is_of_task = rows.is_alone || (panel + 1) % each;
+        const int64_t next = panel + (is_of_task ? 1 : each * (threads - 1) + 1);
         return next < num_panels(i) ? (const uint8_t*)i.data[0] + next * bytes : nullptr;
     }
 
-    const uint32_t* next_words(const Instruction& i, int panel) const {
-        return (const uint32_t*)next_panel(i, panel, (int64_t)i.sizes[1] * kPanel * 4);
+    const uint32_t* next_words(const Instruction& i, RowRange rows, int panel) const {
+        return (const uint32_t*)next_panel(i, rows, panel, (int64_t)i.sizes[1] * kPanel * 4);
     }
 
     template <class Finish>
-    void multiply_blocks(const Instruction& i, int rows, int panel, Scratch& scratch,
+    void multiply_blocks(const Instruction& i, RowRange rows, int panel, Scratch& scratch,
                          const Finish& finish) {
         constexpr int kRows = kBlockRows / kQuantizedRows * kQuantizedRows;
         const QuantizedKernel& kernel = quantized_kernel(i.sizes[4] - kFirstBlockFormat);
@@ -100,10 +115,10 @@ class LinearOperations : public LoraOperations<E> {
         const void* in = arena_.start() + starts_[rows_in.buffer] +
                          rows_in.offset * this->group_bytes(buffers_[rows_in.buffer]);
         float* sums = scratch.sums.data();
-        for (int first = 0; first < rows; first += kRows) {
-            const int count = std::min(kRows, rows - first);
-            kernel.rows(in, rows, first, count, weight, next_panel(i, panel, bytes), i.sizes[1],
-                        scratch.decoded, sums);
+        for (int64_t first = rows.first; first < rows.first + rows.count; first += kRows) {
+            const int count = (int)std::min<int64_t>(kRows, rows.first + rows.count - first);
+            kernel.rows(in, rows.all, first, count, weight, next_panel(i, rows, panel, bytes),
+                        i.sizes[1], scratch.decoded, sums);
             for (int row = 0; row < count; ++row) {
                 const float* from = sums + row * kPanel;
                 finish(first + row, load(from), load(from + kLanes));
@@ -112,7 +127,7 @@ class LinearOperations : public LoraOperations<E> {
     }
 
     template <class Finish>
-    void multiply_bytes(const Instruction& i, int rows, int panel, float* sums,
+    void multiply_bytes(const Instruction& i, RowRange rows, int panel, float* sums,
                         const Finish& finish) {
         const int64_t first = (int64_t)panel * kPanel;
         const int64_t all = round_up(i.sizes[0], kPanel);
@@ -122,12 +137,14 @@ class LinearOperations : public LoraOperations<E> {
         const Words left_excess = load_words(excess);
         const Words right_excess = load_words(excess + kLanes);
         const auto* in = (const uint32_t*)(arena_.start() + starts_[i.in[0].buffer] +
-                                          i.in[0].offset);
+                                          i.in[0].offset +
+                                          rows.first * buffers_[i.in[0].buffer].width);
         const int64_t stride = buffers_[i.in[0].buffer].width / Int8::kPerWord;
         const StoredPanel words{(const uint32_t*)i.data[0] + first * i.sizes[1],
-                                next_words(i, panel)};
+                                next_words(i, rows, panel)};
         panel_product<Int8>(
-            in, stride, rows, words, i.sizes[1], sums, [&](int64_t row, Floats a, Floats b) {
+            in, stride, rows.count, words, i.sizes[1], sums, [&](int64_t n, Floats a, Floats b) {
+                const int64_t row = rows.first + n;
                 const Floats scale = splat(*row_of(i.in[1], row));
                 const Floats x = to_floats(as_words(a) - left_excess);
                 const Floats y = to_floats(as_words(b) - right_excess);
@@ -136,7 +153,7 @@ class LinearOperations : public LoraOperations<E> {
     }
 
     template <class Out>
-    void plain(const Instruction& i, int rows, int panel, Scratch& scratch) {
+    void plain(const Instruction& i, RowRange rows, int panel, Scratch& scratch) {
         const int64_t first = (int64_t)panel * kPanel;
         const Mask left = lanes(first, i.sizes[0]), right = lanes(first + kLanes, i.sizes[0]);
         const float* bias = i.data[1] ? (const float*)i.data[1] + first : nullptr;
@@ -162,7 +179,7 @@ class LinearOperations : public LoraOperations<E> {
     }
 
     template <class Out>
-    void gated(const Instruction& i, int rows, int panel, Scratch& scratch) {
+    void gated(const Instruction& i, RowRange rows, int panel, Scratch& scratch) {
         const int64_t first = (int64_t)panel * kLanes;
         const Mask mask = lanes(first, i.sizes[0] / 2);
         const float* bias = i.data[1] ? (const float*)i.data[1] + (int64_t)panel * kPanel : nullptr;

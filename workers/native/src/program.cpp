@@ -19,6 +19,7 @@ class Program : AttentionOperations<E> {
           instructions_(list, list + count),
           threads_(threads),
           progress_(count) {
+        find_stretches();
         allocate_layers(num_blocks * block_size, shares_layers);
         this->count_experts(instructions_);
         for (auto& instruction : instructions_) {
@@ -72,21 +73,96 @@ class Program : AttentionOperations<E> {
     }
 
     void work(int thread) {
-        for (size_t i = 0; i < instructions_.size(); ++i) {
+        for (size_t i = 0; i < instructions_.size();) {
+            const bool in_blocks = stretch_ends_[i] > i + 1 && step_->rows >= 2 * kStretchRows;
+            const size_t end = in_blocks ? stretch_ends_[i] : i + 1;
+            const int rows = rows_of(instructions_[i]);
+            const int tasks = in_blocks ? stretch_tasks() : num_tasks(instructions_[i], rows);
+            take_tasks(progress_[i], tasks, [&](int task) {
+                if (in_blocks) {
+                    run_stretch(i, end, task, tasks, thread);
+                } else {
+                    execute(instructions_[i], rows, task, tasks, thread);
+                }
+            });
+            i = end;
+        }
+    }
+
+    // Runs tasks until none is left, and waits for those of other threads.
+    template <class Run>
+    static void take_tasks(Progress& progress, int tasks, const Run& run) {
+        for (;;) {
+            if (progress.taken.load(std::memory_order_relaxed) >= tasks) break;
+            const int task = progress.taken.fetch_add(1, std::memory_order_relaxed);
+            if (task >= tasks) break;
+            run(task);
+            progress.done.fetch_add(1, std::memory_order_release);
+        }
+        for (int attempt = 0; progress.done.load(std::memory_order_acquire) < tasks; ++attempt) {
+            Threads::spin_wait(attempt);
+        }
+    }
+
+    // Stretches of instructions that compute each row from the same row alone. Many rows run through
+    // a stretch in blocks, which stay in the processor's cache from one instruction to the next.
+    void find_stretches() {
+        stretch_ends_.resize(instructions_.size());
+        int64_t bytes = 0;
+        for (size_t i = instructions_.size(); i-- > 0;) {
+            const bool joins = is_row_local(instructions_[i]) && i + 1 < instructions_.size() &&
+                               is_row_local(instructions_[i + 1]);
+            stretch_ends_[i] = joins ? stretch_ends_[i + 1] : i + 1;
+        }
+        (void)bytes;
+    }
+
+    bool is_row_local(const Instruction& i) const {
+        if (i.logit_rows_only || (i.out.buffer >= 0 && buffers_[i.out.buffer].copies != 1)) {
+            return false;
+        }
+        switch (i.operation) {
+            case kEmbed:
+            case kNorm:
+            case kLinear:
+            case kConvert:
+            case kRotate:
+            case kWrite:
+            case kCombine:
+            case kRound:
+            case kRoundBlocks:
+            case kCopyHeads:
+            case kReorder:
+                return true;
+            default:
+                return false;
+        }
+    }
+
+    int stretch_tasks() {
+        const int threads = threads_.count();
+        const int blocks = (step_->rows + kStretchRows - 1) / kStretchRows;
+        return (blocks + threads - 1) / threads * threads;
+    }
+
+    void run_stretch(size_t first, size_t last, int task, int tasks, int thread) {
+        const int64_t units = (step_->rows + kRowUnit - 1) / kRowUnit;
+        const int64_t begin = units * task / tasks * kRowUnit;
+        const int64_t end = std::min<int64_t>(units * (task + 1) / tasks * kRowUnit, step_->rows);
+        const RowRange rows{begin, end - begin, step_->rows, true};
+        for (size_t i = first; i < last; ++i) {
             const Instruction& instruction = instructions_[i];
-            Progress& progress = progress_[i];
-            const int rows = rows_of(instruction);
-            const int tasks = num_tasks(instruction, rows);
-            for (;;) {
-                if (progress.taken.load(std::memory_order_relaxed) >= tasks) break;
-                const int task = progress.taken.fetch_add(1, std::memory_order_relaxed);
-                if (task >= tasks) break;
-                execute(instruction, rows, task, tasks, thread);
-                progress.done.fetch_add(1, std::memory_order_release);
-            }
-            for (int attempt = 0; progress.done.load(std::memory_order_acquire) < tasks;
-                 ++attempt) {
-                Threads::spin_wait(attempt);
+            switch (instruction.operation) {
+                case kLinear:
+                    for (int panel = 0; panel < this->num_panels(instruction); ++panel) {
+                        this->linear(instruction, rows, panel, scratch_[thread]);
+                    }
+                    break;
+                case kRoundBlocks:
+                    this->round_rows(instruction, begin, end, step_->rows);
+                    break;
+                default:
+                    run_on_rows(instruction, begin, end);
             }
         }
     }
@@ -128,7 +204,7 @@ class Program : AttentionOperations<E> {
                 const int each = this->panels_per_task(instruction);
                 const int last = std::min((task + 1) * each, this->num_panels(instruction));
                 for (int panel = task * each; panel < last; ++panel) {
-                    this->linear(instruction, rows, panel, scratch_[thread]);
+                    this->linear(instruction, RowRange::whole(rows), panel, scratch_[thread]);
                 }
                 return;
             }
@@ -149,9 +225,14 @@ class Program : AttentionOperations<E> {
             default: {
                 const int64_t first = (int64_t)rows * task / tasks;
                 const int64_t last = (int64_t)rows * (task + 1) / tasks;
-                for (int64_t row = first; row < last; ++row) run_on_row(instruction, row);
+                run_on_rows(instruction, first, last);
             }
         }
+    }
+
+    void run_on_rows(const Instruction& instruction, int64_t first, int64_t last) {
+        if (instruction.operation == kWrite) return this->write(instruction, first, last);
+        for (int64_t row = first; row < last; ++row) run_on_row(instruction, row);
     }
 
     void run_on_row(const Instruction& instruction, int64_t row) {
@@ -165,8 +246,6 @@ class Program : AttentionOperations<E> {
                 return this->convert(instruction, row);
             case kRotate:
                 return this->rotary(instruction, row);
-            case kWrite:
-                return this->write(instruction, row);
             case kCombine:
                 return instruction.packed ? this->template combined<Row>(instruction, row)
                                           : this->template combined<F32>(instruction, row);
@@ -187,7 +266,11 @@ class Program : AttentionOperations<E> {
         }
     }
 
+    static constexpr int kRowUnit = 12, kStretchRows = 8 * kRowUnit;
+    static_assert(kRowUnit % kTileRows == 0 && kRowUnit % kQuantizedRows == 0);
+
     std::vector<Instruction> instructions_;
+    std::vector<size_t> stretch_ends_;
     Threads threads_;
     std::vector<Progress> progress_;
     Memory cache_;

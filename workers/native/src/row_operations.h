@@ -121,6 +121,14 @@ class RowOperations : public State<E> {
         }
     }
 
+    // Rounds these rows, whole groups of them, or up to the last of all.
+    void round_rows(const Instruction& i, int64_t first, int64_t last, int64_t all) {
+        for (int64_t row = first; row < last; ++row) {
+            round_row(row_of(i.in[0], row), i.sizes[0], {0, blocks_of(i.sizes[0])}, row, all,
+                      arena_.start() + starts_[i.out.buffer]);
+        }
+    }
+
     // Writes the sizes[0] numbers of a row in another order; data[0]: the place of each, 32 bits.
     void reorder(const Instruction& i, int64_t row) {
         const float* from = row_of(i.in[0], row);
@@ -170,23 +178,36 @@ class RowOperations : public State<E> {
         }
     }
 
-    // Writes to the cache. in: keys, values. sizes: as for attention, then the strides between the
-    // heads of both.
-    void write(const Instruction& i, int64_t row) {
+    // Writes rows first to last - 1 to the cache. in: keys, values. sizes: as for attention, then
+    // the strides between the heads of both.
+    void write(const Instruction& i, int64_t first, int64_t last) {
         const CacheShape shape = this->shape_of(this->sizes_of(i));
-        const Span& span = this->span_of(row);
-        const int64_t token = span.context + row - span.first_row;
+        for (int64_t row = first; row < last;) {
+            const Span& span = this->span_of(row);
+            const int64_t token = span.context + row - span.first_row;
+            const int64_t of_span = span.first_row + span.num_rows - row;
+            const int64_t of_group = kGroup - token % kGroup;
+            const int64_t count = std::min({of_span, of_group, last - row});
+            write_group(i, shape, span, row, token, (int)count);
+            row += count;
+        }
+    }
+
+    // Writes rows whose tokens, the first of which is `token`, are in one group.
+    void write_group(const Instruction& i, const CacheShape& shape, const Span& span, int64_t row,
+                     int64_t token, int count) {
         uint32_t* group = layers_[i.sizes[5]] +
                           this->block_table_of(span).group_of(token) * shape.group();
-        const bool is_last = row + 1 == span.first_row + span.num_rows;
+        const bool is_last = row + count == span.first_row + span.num_rows;
         const bool begun_here = token / kGroup * kGroup >= span.context;
-        const bool clears = is_last && begun_here && token % kGroup + 1 < kGroup;
+        const int64_t end = token % kGroup + count;
         this->with_cache([&](auto cache) {
             using Cache = decltype(cache);
-            store_token<Cache>({token % kGroup, row_of(i.in[0], row), row_of(i.in[1], row),
-                                i.sizes[2], i.sizes[3], i.sizes[6], i.sizes[7]},
-                               shape, group);
-            if (clears) clear_values<Cache>(token % kGroup + 1, shape, group);
+            store_tokens<Cache>({token % kGroup, count, row_of(i.in[0], row), row_of(i.in[1], row),
+                                 buffers_[i.in[0].buffer].width, buffers_[i.in[1].buffer].width,
+                                 i.sizes[2], i.sizes[3], i.sizes[6], i.sizes[7]},
+                                shape, group);
+            if (is_last && begun_here && end < kGroup) clear_values<Cache>(end, shape, group);
         });
     }
 

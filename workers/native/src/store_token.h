@@ -9,11 +9,14 @@
 
 namespace headrace {
 
-// A token's keys and values in float32, heads one after another with these strides. index: of the
-// token in its group.
-struct NewToken {
+// Neighbouring tokens of a group, the first of which is the group's token `index`: their keys and
+// values in float32, heads one after another with these strides. key_row, value_row: the strides
+// between tokens.
+struct NewTokens {
     int64_t index;
+    int count;
     const float *key, *value;
+    int64_t key_row, value_row;
     int key_dim, value_dim, key_stride, value_stride;
 };
 
@@ -87,51 +90,100 @@ uint16_t store_rounded_value(const float* value, int dim, int row_words, int64_t
 }
 
 template <class Cache>
-void store_rounded_token(const NewToken& token, const CacheShape& shape, uint32_t* group) {
+void store_rounded_tokens(const NewTokens& tokens, const CacheShape& shape, uint32_t* group) {
     for (int head = 0; head < shape.kv_heads; ++head, group += shape.head()) {
         uint32_t* values = group + shape.key_group();
         auto* scales = (uint16_t*)(values + shape.value_group());
-        scales[token.index] =
-            store_rounded_key<Cache>(token.key + head * token.key_stride, token.key_dim,
-                                     shape.key_words, token.index, group);
-        scales[kGroup + token.index] =
-            store_rounded_value<Cache>(token.value + head * token.value_stride, token.value_dim,
-                                       shape.value_dim, token.index, values);
+        const float* key = tokens.key + head * tokens.key_stride;
+        const float* value = tokens.value + head * tokens.value_stride;
+        for (int t = 0; t < tokens.count; ++t) {
+            const int64_t index = tokens.index + t;
+            scales[index] = store_rounded_key<Cache>(key + t * tokens.key_row, tokens.key_dim,
+                                                     shape.key_words, index, group);
+            scales[kGroup + index] =
+                store_rounded_value<Cache>(value + t * tokens.value_row, tokens.value_dim,
+                                           shape.value_dim, index, values);
+        }
+    }
+}
+
+// Writes the words of rows, `stride` words apart, word after word, each of all rows.
+template <int Count>
+HEADRACE_INLINE void transpose_rows(const uint32_t* rows, int64_t stride, int words, int count,
+                                    uint32_t* to) {
+    for (int word = 0; word < words; ++word, to += kGroup) {
+        for (int t = 0; t < (Count ? Count : count); ++t) to[t] = rows[t * stride + word];
     }
 }
 
 template <class E>
-void store_exact_token(const NewToken& token, const CacheShape& shape, uint32_t* group) {
-    alignas(64) typename E::Element row[kMaxDim + 2];
-    for (int head = 0; head < shape.kv_heads; ++head, group += shape.head()) {
-        std::memset(row + token.key_dim, 0, 2 * sizeof row[0]);
-        const float* key = token.key + head * token.key_stride;
-        for (int d = 0; d < token.key_dim; d += kLanes) {
-            const Mask mask = lanes(d, token.key_dim);
-            E::store(row + d, load(key + d, mask), mask);
+void store_exact_keys(const NewTokens& tokens, const float* key, int words, uint32_t* to) {
+    alignas(64) typename E::Element rows[kGroup * (kMaxDim + kLanes)];
+    const int stride = (tokens.key_dim + kLanes) / kLanes * kLanes;  // one more than the numbers
+    for (int t = 0; t < tokens.count; ++t) {
+        for (int d = 0; d < stride; d += kLanes) {
+            E::store(rows + t * stride + d, load(key + t * tokens.key_row + d, lanes(d, tokens.key_dim)));
         }
-        for (int word = 0; word < shape.key_words; ++word) {
-            std::memcpy(group + word * kGroup + token.index, row + word * E::kPerWord, 4);
+    }
+    const auto* from = (const uint32_t*)rows;
+    if (tokens.count == kGroup) {
+        transpose_rows<kGroup>(from, stride / E::kPerWord, words, kGroup, to);
+    } else {
+        transpose_rows<0>(from, stride / E::kPerWord, words, tokens.count, to + tokens.index);
+    }
+}
+
+// Stores the values of two tokens that share words.
+template <class E>
+void store_value_pair(const float* value, int64_t row, int dim, uint32_t* to) {
+    for (int d = 0; d < dim; d += kLanes) {
+        const Mask mask = lanes(d, dim);
+        typename E::Element first[kLanes], second[kLanes];
+        E::store(first, load(value + d, mask));
+        E::store(second, load(value + row + d, mask));
+        for (int n = 0; n < kLanes; ++n) to[d + n] = first[n] | (uint32_t)second[n] << 16;
+    }
+}
+
+template <class E>
+void store_exact_values(const NewTokens& tokens, const float* value, int row_words,
+                        uint32_t* values) {
+    for (int t = 0; t < tokens.count; ++t, value += tokens.value_row) {
+        const int64_t index = tokens.index + t;
+        uint32_t* words = values + index / E::kPerWord * row_words;
+        if constexpr (E::kPerWord == 2) {
+            if (index % 2 == 0 && t + 1 < tokens.count) {
+                store_value_pair<E>(value, tokens.value_row, tokens.value_dim, words);
+                ++t;
+                value += tokens.value_row;
+                continue;
+            }
         }
-        auto* column = (typename E::Element*)(group + shape.key_group() +
-                                              token.index / E::kPerWord * shape.value_dim) +
-                       token.index % E::kPerWord;
-        const float* value = token.value + head * token.value_stride;
-        for (int d = 0; d < token.value_dim; d += kLanes) {
+        auto* column = (typename E::Element*)words + index % E::kPerWord;
+        for (int d = 0; d < tokens.value_dim; d += kLanes) {
             // What is loaded of the numbers after the last is zero, and has its place.
             E::store_column(column + (int64_t)d * E::kPerWord,
-                            load(value + d, lanes(d, token.value_dim)));
+                            load(value + d, lanes(d, tokens.value_dim)));
         }
     }
 }
 
-// Stores one token's keys and values in its group.
+template <class E>
+void store_exact_tokens(const NewTokens& tokens, const CacheShape& shape, uint32_t* group) {
+    for (int head = 0; head < shape.kv_heads; ++head, group += shape.head()) {
+        store_exact_keys<E>(tokens, tokens.key + head * tokens.key_stride, shape.key_words, group);
+        store_exact_values<E>(tokens, tokens.value + head * tokens.value_stride, shape.value_dim,
+                              group + shape.key_group());
+    }
+}
+
+// Stores the keys and values of tokens in their group.
 template <class Cache>
-void store_token(const NewToken& token, const CacheShape& shape, uint32_t* group) {
+void store_tokens(const NewTokens& tokens, const CacheShape& shape, uint32_t* group) {
     if constexpr (Cache::kHasScales) {
-        store_rounded_token<Cache>(token, shape, group);
+        store_rounded_tokens<Cache>(tokens, shape, group);
     } else {
-        store_exact_token<typename Cache::Numbers>(token, shape, group);
+        store_exact_tokens<typename Cache::Numbers>(tokens, shape, group);
     }
 }
 
