@@ -72,14 +72,15 @@ inline void make_tiles(Plan& plan, const Span* spans, int num_spans, int threads
         const Span& span = spans[s];
         const int queries = span.num_rows * shared;
         const int together = heads_together(plan, queries);
-        for (int first = 0; first < queries; first += kTileQueries) {
-            const int count = std::min(kTileQueries, queries - first);
-            const int64_t last = span.context + (first + count - 1) / shared;
-            const int begin =
-                (int)plan.sizes.visible(span.context + first / shared, span.length()).begin;
-            const int end = (int)plan.sizes.visible(last, span.length()).end;
-            for (int head = 0; head < kv_heads; head += together) {
-                const int heads = std::min(together, kv_heads - head);
+        // One head after another: the tiles of a head read the same keys.
+        for (int head = 0; head < kv_heads; head += together) {
+            const int heads = std::min(together, kv_heads - head);
+            for (int first = 0; first < queries; first += kTileQueries) {
+                const int count = std::min(kTileQueries, queries - first);
+                const int64_t last = span.context + (first + count - 1) / shared;
+                const int begin =
+                    (int)plan.sizes.visible(span.context + first / shared, span.length()).begin;
+                const int end = (int)plan.sizes.visible(last, span.length()).end;
                 plan.tiles.push_back({s, head, heads, first, count, begin, end, -1});
                 plan.max_rows = std::max(plan.max_rows, heads * count);
                 total += end - begin;

@@ -154,6 +154,9 @@ struct FloatCache {
                  dim += kAttentionVectors * kLanes) {
                 add<kAttentionVectors>(dim, sums);
             }
+            if constexpr (kAttentionVectors > 2) {
+                for (; dim + 2 * kLanes <= shape.value_dim; dim += 2 * kLanes) add<2>(dim, sums);
+            }
             for (; dim < shape.value_dim; dim += kLanes) add<1>(dim, sums);
         }
 

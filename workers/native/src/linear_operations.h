@@ -46,8 +46,10 @@ class LinearOperations : public LoraOperations<E> {
 
     // activation(gate) * partner; or with sizes[7], both clamped to numbers[1],
     // (partner + 1) * gate * sigmoid(numbers[0] * gate).
-    static Floats gate_product(const Instruction& i, Floats gate, Floats partner) {
-        if (!i.sizes[7]) return activate(i.sizes[3], gate) * partner;
+    template <class Activation>
+    static HEADRACE_INLINE Floats gate_product(const Instruction& i, const Activation& activation,
+                                               Floats gate, Floats partner) {
+        if (!i.sizes[7]) return activation(gate) * partner;
         const Floats limit = splat(i.numbers[1]), one = splat(1.0f);
         // This order of arguments keeps what is not a number.
         gate = min(limit, gate);
@@ -66,7 +68,7 @@ class LinearOperations : public LoraOperations<E> {
         float* sums = scratch.sums.data();
         if (i.sizes[4] == 2) return multiply_bytes(i, rows, panel, sums, finish);
         const auto* in = (const uint32_t*)packed_row(i.in[0], rows.first);
-        const auto finish_row = [&](int64_t row, Floats a, Floats b) {
+        const auto finish_row = [&](int64_t row, Floats a, Floats b) HEADRACE_INLINED {
             finish(rows.first + row, a, b);
         };
         const int64_t stride = buffers_[i.in[0].buffer].width / Row::kPerWord;
@@ -80,7 +82,7 @@ class LinearOperations : public LoraOperations<E> {
                                     scratch.words};
         const Floats left = load(scales), right = load(scales + kLanes);
         panel_product<E>(in, stride, rows.count, words, i.sizes[1], sums,
-                         [&](int64_t row, Floats a, Floats b) {
+                         [&](int64_t row, Floats a, Floats b) HEADRACE_INLINED {
                              finish_row(row, a * left, b * right);
                          });
     }
@@ -90,6 +92,19 @@ class LinearOperations : public LoraOperations<E> {
     static int panels_per_task(const Instruction& i) { return i.sizes[2] == 2 ? 2 : 1; }
 
     static int num_panels(const Instruction& i) { return (i.sizes[0] + kPanel - 1) / kPanel; }
+
+    // Of the panels of a linear layer; 0 for other instructions.
+    static int64_t weight_bytes(const Instruction& i) {
+        if (i.operation != kLinear) return 0;
+        const int format = i.sizes[4];
+        const int64_t words = (int64_t)i.sizes[1] * kPanel;
+        const int64_t of_panel =
+            format >= kFirstBlockFormat
+                ? quantized_kernel(format - kFirstBlockFormat).panel_bytes(i.sizes[1])
+            : format == 1 ? words * E::kPerWord
+                          : words * 4;
+        return of_panel * num_panels(i);
+    }
 
     // The panel that this thread is likely to compute next; null if there is none. bytes: of one.
     const uint8_t* next_panel(const Instruction& i, RowRange rows, int panel,
@@ -143,7 +158,7 @@ class LinearOperations : public LoraOperations<E> {
         const StoredPanel words{(const uint32_t*)i.data[0] + first * i.sizes[1],
                                 next_words(i, rows, panel)};
         panel_product<Int8>(
-            in, stride, rows.count, words, i.sizes[1], sums, [&](int64_t n, Floats a, Floats b) {
+            in, stride, rows.count, words, i.sizes[1], sums, [&](int64_t n, Floats a, Floats b) HEADRACE_INLINED {
                 const int64_t row = rows.first + n;
                 const Floats scale = splat(*row_of(i.in[1], row));
                 const Floats x = to_floats(as_words(a) - left_excess);
@@ -159,23 +174,61 @@ class LinearOperations : public LoraOperations<E> {
         const float* bias = i.data[1] ? (const float*)i.data[1] + first : nullptr;
         const Floats bias_left = bias ? load(bias) : zeros();
         const Floats bias_right = bias ? load(bias + kLanes) : zeros();
-        const Floats scale = splat(i.numbers[0]);
         const bool adapts = this->has_adapters(i);
-        multiply(i, rows, panel, scratch, [&](int64_t row, Floats a, Floats b) {
+        const auto biased = [&](int64_t row, Floats& a, Floats& b) HEADRACE_INLINED {
             if (adapts) this->expand(i, row, panel, a, b);
-            auto* to = this->template out_row<Out>(i, row, first);
             a = a + bias_left;
             b = b + bias_right;
-            if (i.sizes[2] == 1) {
-                a = fma(a, scale, Out::load(to, left));
-                b = fma(b, scale, Out::load(to + kLanes, right));
-            } else if (i.sizes[3]) {
-                a = activate(i.sizes[3], a);
-                b = activate(i.sizes[3], b);
-            }
+        };
+        const auto store_row = [&](int64_t row, Floats a, Floats b) HEADRACE_INLINED {
+            auto* to = this->template out_row<Out>(i, row, first);
             Out::store(to, a, left);
             Out::store(to + kLanes, b, right);
-        });
+        };
+        if (i.sizes[2] == 1) {
+            const Floats scale = splat(i.numbers[0]);
+            multiply(i, rows, panel, scratch, [&](int64_t row, Floats a, Floats b) HEADRACE_INLINED {
+                biased(row, a, b);
+                const auto* to = this->template out_row<Out>(i, row, first);
+                a = fma(a, scale, Out::load(to, left));
+                b = fma(b, scale, Out::load(to + kLanes, right));
+                store_row(row, a, b);
+            });
+        } else if (i.sizes[3]) {
+            with_activation(i.sizes[3], [&](auto activation) {
+                multiply_then(i, rows, panel, scratch, biased, [&](int64_t row, Floats a, Floats b) HEADRACE_INLINED {
+                    store_row(row, activation(a), activation(b));
+                });
+            });
+        } else {
+            multiply(i, rows, panel, scratch, [&](int64_t row, Floats a, Floats b) HEADRACE_INLINED {
+                biased(row, a, b);
+                store_row(row, a, b);
+            });
+        }
+    }
+
+    // Multiplies, and calls prepare(row, left, right) with each row's sums, to change them, then
+    // finish(row, left, right) with what it has made of them: of many rows, one after another, and
+    // not while the registers hold the sums of the rows after them.
+    template <class Prepare, class Finish>
+    void multiply_then(const Instruction& i, RowRange rows, int panel, Scratch& scratch,
+                       const Prepare& prepare, const Finish& finish) {
+        for (int64_t from = 0; from < rows.count; from += kStagedRows) {
+            RowRange some = rows;
+            some.first += from;
+            some.count = std::min<int64_t>(kStagedRows, rows.count - from);
+            float* staged = scratch.staged;
+            multiply(i, some, panel, scratch, [&](int64_t row, Floats a, Floats b) HEADRACE_INLINED {
+                prepare(row, a, b);
+                float* to = staged + (row - some.first) * kPanel;
+                store(to, a);
+                store(to + kLanes, b);
+            });
+            for (int64_t n = 0; n < some.count; ++n) {
+                finish(some.first + n, load(staged + n * kPanel), load(staged + n * kPanel + kLanes));
+            }
+        }
     }
 
     template <class Out>
@@ -184,14 +237,19 @@ class LinearOperations : public LoraOperations<E> {
         const Mask mask = lanes(first, i.sizes[0] / 2);
         const float* bias = i.data[1] ? (const float*)i.data[1] + (int64_t)panel * kPanel : nullptr;
         const bool adapts = this->has_adapters(i);
-        multiply(i, rows, panel, scratch, [&](int64_t row, Floats gate, Floats partner) {
+        const auto prepare = [&](int64_t row, Floats& gate, Floats& partner) HEADRACE_INLINED {
             if (adapts) this->expand(i, row, panel, gate, partner);
             if (bias) {
                 gate = gate + load(bias);
                 partner = partner + load(bias + kLanes);
             }
-            Out::store(this->template out_row<Out>(i, row, first),
-                       gate_product(i, gate, partner), mask);
+        };
+        with_activation(i.sizes[3], [&](auto activation) {
+            multiply_then(i, rows, panel, scratch, prepare,
+                          [&](int64_t row, Floats gate, Floats partner) HEADRACE_INLINED {
+                              Out::store(this->template out_row<Out>(i, row, first),
+                                         gate_product(i, activation, gate, partner), mask);
+                          });
         });
     }
 };

@@ -73,16 +73,18 @@ class Program : AttentionOperations<E> {
     }
 
     void work(int thread) {
+        const bool are_many = step_->rows >= kStretchRows * threads_.count();
         for (size_t i = 0; i < instructions_.size();) {
-            const bool in_blocks = stretch_ends_[i] > i + 1 && step_->rows >= 2 * kStretchRows;
-            const size_t end = in_blocks ? stretch_ends_[i] : i + 1;
-            const int rows = rows_of(instructions_[i]);
-            const int tasks = in_blocks ? stretch_tasks() : num_tasks(instructions_[i], rows);
+            const size_t end = are_many ? stretch_ends_[i] : i + 1;
+            const Instruction& instruction = instructions_[i];
+            const bool is_stretch = end > i + 1;
+            const int rows = rows_of(instruction);
+            const int tasks = is_stretch ? stretch_tasks() : num_tasks(instruction, rows);
             take_tasks(progress_[i], tasks, [&](int task) {
-                if (in_blocks) {
+                if (is_stretch) {
                     run_stretch(i, end, task, tasks, thread);
                 } else {
-                    execute(instructions_[i], rows, task, tasks, thread);
+                    execute(instruction, rows, task, tasks, thread);
                 }
             });
             i = end;
@@ -104,17 +106,29 @@ class Program : AttentionOperations<E> {
         }
     }
 
-    // Stretches of instructions that compute each row from the same row alone. Many rows run through
-    // a stretch in blocks, which stay in the processor's cache from one instruction to the next.
+    // Finds stretches of instructions that compute each row from the same row alone. Many rows run
+    // through a stretch in blocks, which stay in the processor's cache from one instruction to the
+    // next, and threads wait for each other only at its end. Each block reads all weights of the
+    // stretch, which therefore must fit into the cache of all threads.
     void find_stretches() {
         stretch_ends_.resize(instructions_.size());
-        int64_t bytes = 0;
-        for (size_t i = instructions_.size(); i-- > 0;) {
-            const bool joins = is_row_local(instructions_[i]) && i + 1 < instructions_.size() &&
-                               is_row_local(instructions_[i + 1]);
-            stretch_ends_[i] = joins ? stretch_ends_[i + 1] : i + 1;
+        const int64_t most = shared_cache_bytes() / 2;
+        for (size_t first = 0; first < instructions_.size();) {
+            size_t end = first;
+            int64_t bytes = 0;
+            while (end < instructions_.size() && is_row_local(instructions_[end]) &&
+                   bytes + this->weight_bytes(instructions_[end]) <= most) {
+                bytes += this->weight_bytes(instructions_[end++]);
+            }
+            end = std::max(end, first + 1);
+            std::fill(stretch_ends_.begin() + first, stretch_ends_.begin() + end, end);
+            first = end;
         }
-        (void)bytes;
+    }
+
+    static int64_t shared_cache_bytes() {
+        const long found = sysconf(_SC_LEVEL3_CACHE_SIZE);
+        return found > 0 ? found : 8 << 20;
     }
 
     bool is_row_local(const Instruction& i) const {
@@ -139,12 +153,14 @@ class Program : AttentionOperations<E> {
         }
     }
 
+    // As many blocks for each thread.
     int stretch_tasks() {
         const int threads = threads_.count();
         const int blocks = (step_->rows + kStretchRows - 1) / kStretchRows;
         return (blocks + threads - 1) / threads * threads;
     }
 
+    // Runs the instructions first to last - 1 on one block of rows.
     void run_stretch(size_t first, size_t last, int task, int tasks, int thread) {
         const int64_t units = (step_->rows + kRowUnit - 1) / kRowUnit;
         const int64_t begin = units * task / tasks * kRowUnit;

@@ -9,25 +9,43 @@ namespace headrace {
 
 enum Activation : int32_t { kNone, kSilu, kGelu, kGeluTanh, kRelu, kSigmoid, kTanh };
 
-inline Floats activate(int32_t kind, Floats x) {
+template <int Kind>
+HEADRACE_INLINE Floats activate_as(Floats x) {
     const Floats half = splat(0.5f), one = splat(1.0f);
+    if constexpr (Kind == kSilu) {
+        return x * sigmoid(x);
+    } else if constexpr (Kind == kGelu) {
+        return x * half * (normal_share(x) + one);
+    } else if constexpr (Kind == kGeluTanh) {
+        const Floats inner = fma(x * x * x, splat(0.044715f), x);
+        return x * half * (tanh(inner * splat(0.79788456f)) + one);
+    } else if constexpr (Kind == kRelu) {
+        return max(x, zeros());
+    } else if constexpr (Kind == kSigmoid) {
+        return sigmoid(x);
+    } else if constexpr (Kind == kTanh) {
+        return tanh(x);
+    } else {
+        return x;
+    }
+}
+
+// Calls a function with the activation of this kind, a function of Floats.
+template <class Run>
+HEADRACE_INLINE void with_activation(int32_t kind, const Run& run) {
     switch (kind) {
-        case kSilu:
-            return x * sigmoid(x);
-        case kGelu:
-            return x * half * (normal_share(x) + one);
-        case kGeluTanh: {
-            const Floats inner = fma(x * x * x, splat(0.044715f), x);
-            return x * half * (tanh(inner * splat(0.79788456f)) + one);
-        }
-        case kRelu:
-            return max(x, zeros());
-        case kSigmoid:
-            return sigmoid(x);
-        case kTanh:
-            return tanh(x);
+#define HEADRACE_ACTIVATION(k) \
+    case k:                    \
+        return run([](Floats x) HEADRACE_INLINED { return activate_as<k>(x); });
+        HEADRACE_ACTIVATION(kSilu)
+        HEADRACE_ACTIVATION(kGelu)
+        HEADRACE_ACTIVATION(kGeluTanh)
+        HEADRACE_ACTIVATION(kRelu)
+        HEADRACE_ACTIVATION(kSigmoid)
+        HEADRACE_ACTIVATION(kTanh)
+#undef HEADRACE_ACTIVATION
         default:
-            return x;
+            return run([](Floats x) { return x; });
     }
 }
 
@@ -86,15 +104,17 @@ inline void rotate_neighbours(float* head, const float* cos, const float* sin, i
 template <class Out>
 void combine(const float* a, const float* b, typename Out::Element* out, int64_t size,
              float scale_a, float scale_b, bool multiply, int32_t activation) {
-    for (int64_t i = 0; i < size; i += kLanes) {
-        const Mask mask = lanes(i, size);
-        Floats x = load(a + i, mask) * splat(scale_a);
-        if (b) {
-            const Floats y = load(b + i, mask);
-            x = multiply ? x * y : fma(y, splat(scale_b), x);
+    with_activation(activation, [&](auto activate) {
+        for (int64_t i = 0; i < size; i += kLanes) {
+            const Mask mask = lanes(i, size);
+            Floats x = load(a + i, mask) * splat(scale_a);
+            if (b) {
+                const Floats y = load(b + i, mask);
+                x = multiply ? x * y : fma(y, splat(scale_b), x);
+            }
+            Out::store(out + i, activate(x), mask);
         }
-        Out::store(out + i, activate(activation, x), mask);
-    }
+    });
 }
 
 }  // namespace headrace

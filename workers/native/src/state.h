@@ -14,9 +14,12 @@
 
 namespace headrace {
 
+constexpr int kStagedRows = 96;
+
 // The working memory of one thread.
 struct Scratch {
     std::vector<float> sums = std::vector<float>(kBlockRows * kPanel);
+    alignas(64) float staged[kStagedRows * kPanel];
     alignas(64) uint32_t words[RoundedPanel<Bf16>::kDepth * kPanel];
     alignas(64) uint32_t queries[kTileQueries * kMaxDim];
     alignas(64) float values[kTileQueries * kMaxDim];

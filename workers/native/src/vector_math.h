@@ -15,7 +15,7 @@ HEADRACE_INLINE Floats polynomial(Floats x, const float (&coefficients)[Count]) 
 
 // e to the power of x, by a polynomial of degree 6 on [-ln 2 / 2, ln 2 / 2]; relative error below
 // 3e-7 where the result is a normal number. Exactly zero below -104, infinite above 89.
-inline Floats exp(Floats x) {
+HEADRACE_INLINE Floats exp(Floats x) {
     // This order of arguments keeps NaN.
     x = min(splat(89.0f), max(splat(-120.0f), x));
     const Floats n = round_to_integer(x * splat(1.44269504f));
@@ -26,7 +26,7 @@ inline Floats exp(Floats x) {
 }
 
 // The hyperbolic tangent; exact limits, relative error below 1e-6 (near zero by its series).
-inline Floats tanh(Floats x) {
+HEADRACE_INLINE Floats tanh(Floats x) {
     const Floats e = exp(abs(x) * splat(-2.0f));
     const Floats one = splat(1.0f);
     const Floats y = (one - e) / (one + e);
@@ -38,7 +38,7 @@ inline Floats tanh(Floats x) {
 
 // erf(x / sqrt 2), the share of a normal distribution between -x and x, with the sign of x: x times a
 // quotient of polynomials of x squared, fitted by weighted least squares; absolute error below 4e-7.
-inline Floats normal_share(Floats x) {
+HEADRACE_INLINE Floats normal_share(Floats x) {
     constexpr float kEnd = 5.6f;  // where it is 1 in float32
     x = min(splat(kEnd), max(splat(-kEnd), x));  // keeps NaN
     const Floats square = x * x;
@@ -51,7 +51,7 @@ inline Floats normal_share(Floats x) {
     return x * over / under;
 }
 
-inline Floats sigmoid(Floats x) {
+HEADRACE_INLINE Floats sigmoid(Floats x) {
     const Floats one = splat(1.0f);
     return one / (one + exp(zeros() - x));
 }

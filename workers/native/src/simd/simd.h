@@ -83,7 +83,8 @@
 #include <cstring>
 
 // Functions on vectors must be part of their callers: a call would move vectors through memory.
-#define HEADRACE_INLINE inline __attribute__((always_inline))
+#define HEADRACE_INLINED __attribute__((always_inline))
+#define HEADRACE_INLINE inline HEADRACE_INLINED
 // A function that Python calls.
 #define HEADRACE_EXPORT __attribute__((visibility("default")))
 
