@@ -100,6 +100,9 @@ def load_pooling_runner(
     compiled = _compile(encoder, config, threads, dtype, log, phases, shared)
     if compiled is not None:
         release_weights(model, compiled.compiled)
+        # What is left for torch is small. Its threads would spin after each operation, on the cores
+        # of the program's threads.
+        torch.set_num_threads(1)
         return NativePoolingRunner(compiled, pooler, limits)
     model.to(dtype)
     with phases.phase("self-check"):
