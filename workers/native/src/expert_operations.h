@@ -149,7 +149,7 @@ class ExpertOperations : public LinearOperations<E> {
         const Floats bias_left = bias ? load(bias) : zeros();
         const Floats bias_right = bias ? load(bias + kLanes) : zeros();
         const ExpertPair* pairs = pairs_.data() + run.first;
-        this->multiply(one, RowRange::whole(run.count), panel, scratch, [&](int64_t n, Floats a, Floats b) {
+        const auto add = [&](int64_t n, Floats a, Floats b) HEADRACE_INLINED {
             float* to = row_of(one.out, pairs[n].row) + first;
             const Floats weight = splat(pairs[n].weight);
             a = (a + bias_left) * weight;
@@ -160,7 +160,8 @@ class ExpertOperations : public LinearOperations<E> {
             }
             store(to, a, left);
             store(to + kLanes, b, right);
-        });
+        };
+        this->multiply(one, RowRange::whole(run.count), panel, scratch, add);
     }
 
     int tasks_of_expert(const Instruction& i) const {

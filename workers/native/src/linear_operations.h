@@ -28,9 +28,9 @@ class LinearOperations : public LoraOperations<E> {
     using Base::step_;
     using Base::Base;
 
-    // sizes: outputs, words (or blocks) of inputs, kind, activation, weight format, index among the products
-    // that adapters may change (-1: they may not). data: panels, bias, scales of 8-bit weights.
-    // Kinds: 0 out = activation(product); 1 out += product * numbers[0]; 2 the panels hold 16
+    // sizes: outputs, words (or blocks) of inputs, kind, activation, weight format, index among the
+    // products that adapters may change (-1: they may not). data: panels, bias, scales of
+    // 8-bit weights. Kinds: 0 out = activation(product); 1 out += product * numbers[0]; 2 the panels hold 16
     // outputs of a gate and 16 of its partner, out = activation(gate) * partner. Weight formats
     // (WeightFormat in weight_format.py): 0 words; 1 8-bit integers, data[2] holds the scale of each
     // output; 2 8-bit integers that are multiplied with 8-bit rows (see `round`), data[2] holds the
@@ -158,7 +158,8 @@ class LinearOperations : public LoraOperations<E> {
         const StoredPanel words{(const uint32_t*)i.data[0] + first * i.sizes[1],
                                 next_words(i, rows, panel)};
         panel_product<Int8>(
-            in, stride, rows.count, words, i.sizes[1], sums, [&](int64_t n, Floats a, Floats b) HEADRACE_INLINED {
+            in, stride, rows.count, words, i.sizes[1], sums,
+            [&](int64_t n, Floats a, Floats b) HEADRACE_INLINED {
                 const int64_t row = rows.first + n;
                 const Floats scale = splat(*row_of(i.in[1], row));
                 const Floats x = to_floats(as_words(a) - left_excess);
@@ -187,24 +188,27 @@ class LinearOperations : public LoraOperations<E> {
         };
         if (i.sizes[2] == 1) {
             const Floats scale = splat(i.numbers[0]);
-            multiply(i, rows, panel, scratch, [&](int64_t row, Floats a, Floats b) HEADRACE_INLINED {
+            const auto add = [&](int64_t row, Floats a, Floats b) HEADRACE_INLINED {
                 biased(row, a, b);
                 const auto* to = this->template out_row<Out>(i, row, first);
                 a = fma(a, scale, Out::load(to, left));
                 b = fma(b, scale, Out::load(to + kLanes, right));
                 store_row(row, a, b);
-            });
+            };
+            multiply(i, rows, panel, scratch, add);
         } else if (i.sizes[3]) {
             with_activation(i.sizes[3], [&](auto activation) {
-                multiply_then(i, rows, panel, scratch, biased, [&](int64_t row, Floats a, Floats b) HEADRACE_INLINED {
+                const auto activate = [&](int64_t row, Floats a, Floats b) HEADRACE_INLINED {
                     store_row(row, activation(a), activation(b));
-                });
+                };
+                multiply_then(i, rows, panel, scratch, biased, activate);
             });
         } else {
-            multiply(i, rows, panel, scratch, [&](int64_t row, Floats a, Floats b) HEADRACE_INLINED {
+            const auto keep = [&](int64_t row, Floats a, Floats b) HEADRACE_INLINED {
                 biased(row, a, b);
                 store_row(row, a, b);
-            });
+            };
+            multiply(i, rows, panel, scratch, keep);
         }
     }
 
@@ -219,14 +223,16 @@ class LinearOperations : public LoraOperations<E> {
             some.first += from;
             some.count = std::min<int64_t>(kStagedRows, rows.count - from);
             float* staged = scratch.staged;
-            multiply(i, some, panel, scratch, [&](int64_t row, Floats a, Floats b) HEADRACE_INLINED {
+            const auto stage = [&](int64_t row, Floats a, Floats b) HEADRACE_INLINED {
                 prepare(row, a, b);
                 float* to = staged + (row - some.first) * kPanel;
                 store(to, a);
                 store(to + kLanes, b);
-            });
+            };
+            multiply(i, some, panel, scratch, stage);
             for (int64_t n = 0; n < some.count; ++n) {
-                finish(some.first + n, load(staged + n * kPanel), load(staged + n * kPanel + kLanes));
+                const float* sums = staged + n * kPanel;
+                finish(some.first + n, load(sums), load(sums + kLanes));
             }
         }
     }

@@ -3,23 +3,23 @@
 
 #include <new>
 
-#include "attention_operations.h"
 #include "pack.h"
+#include "stretch_operations.h"
 #include "threads.h"
 
 namespace headrace {
 namespace {
 
 template <class E>
-class Program : AttentionOperations<E> {
+class Program : StretchOperations<E> {
   public:
     Program(const Instruction* list, int count, const Buffer* buffers, int num_buffers, int threads,
             int64_t num_blocks, int block_size, CacheFormat cache_format, bool shares_layers)
         : Base(buffers, num_buffers, threads, block_size, cache_format),
           instructions_(list, list + count),
+          stretches_(this->find_stretches(instructions_)),
           threads_(threads),
           progress_(count) {
-        find_stretches();
         allocate_layers(num_blocks * block_size, shares_layers);
         this->count_experts(instructions_);
         for (auto& instruction : instructions_) {
@@ -43,7 +43,7 @@ class Program : AttentionOperations<E> {
     }
 
   private:
-    using Base = AttentionOperations<E>;
+    using Base = StretchOperations<E>;
     using typename Base::Row;
     using Base::buffers_;
     using Base::layers_;
@@ -73,16 +73,17 @@ class Program : AttentionOperations<E> {
     }
 
     void work(int thread) {
-        const bool are_many = step_->rows >= kStretchRows * threads_.count();
+        const bool are_many = this->runs_in_blocks();
         for (size_t i = 0; i < instructions_.size();) {
-            const size_t end = are_many ? stretch_ends_[i] : i + 1;
+            const size_t end = are_many ? stretches_[i] : i + 1;
             const Instruction& instruction = instructions_[i];
             const bool is_stretch = end > i + 1;
             const int rows = rows_of(instruction);
-            const int tasks = is_stretch ? stretch_tasks() : num_tasks(instruction, rows);
+            const int tasks = is_stretch ? this->num_blocks() : num_tasks(instruction, rows);
             take_tasks(progress_[i], tasks, [&](int task) {
                 if (is_stretch) {
-                    run_stretch(i, end, task, tasks, thread);
+                    this->run_stretch(&instruction, &instruction + end - i, task,
+                                      scratch_[thread]);
                 } else {
                     execute(instruction, rows, task, tasks, thread);
                 }
@@ -103,83 +104,6 @@ class Program : AttentionOperations<E> {
         }
         for (int attempt = 0; progress.done.load(std::memory_order_acquire) < tasks; ++attempt) {
             Threads::spin_wait(attempt);
-        }
-    }
-
-    // Finds stretches of instructions that compute each row from the same row alone. Many rows run
-    // through a stretch in blocks, which stay in the processor's cache from one instruction to the
-    // next, and threads wait for each other only at its end. Each block reads all weights of the
-    // stretch, which therefore must fit into the cache of all threads.
-    void find_stretches() {
-        stretch_ends_.resize(instructions_.size());
-        const int64_t most = shared_cache_bytes() / 2;
-        for (size_t first = 0; first < instructions_.size();) {
-            size_t end = first;
-            int64_t bytes = 0;
-            while (end < instructions_.size() && is_row_local(instructions_[end]) &&
-                   bytes + this->weight_bytes(instructions_[end]) <= most) {
-                bytes += this->weight_bytes(instructions_[end++]);
-            }
-            end = std::max(end, first + 1);
-            std::fill(stretch_ends_.begin() + first, stretch_ends_.begin() + end, end);
-            first = end;
-        }
-    }
-
-    static int64_t shared_cache_bytes() {
-        const long found = sysconf(_SC_LEVEL3_CACHE_SIZE);
-        return found > 0 ? found : 8 << 20;
-    }
-
-    bool is_row_local(const Instruction& i) const {
-        if (i.logit_rows_only || (i.out.buffer >= 0 && buffers_[i.out.buffer].copies != 1)) {
-            return false;
-        }
-        switch (i.operation) {
-            case kEmbed:
-            case kNorm:
-            case kLinear:
-            case kConvert:
-            case kRotate:
-            case kWrite:
-            case kCombine:
-            case kRound:
-            case kRoundBlocks:
-            case kCopyHeads:
-            case kReorder:
-                return true;
-            default:
-                return false;
-        }
-    }
-
-    // As many blocks for each thread.
-    int stretch_tasks() {
-        const int threads = threads_.count();
-        const int blocks = (step_->rows + kStretchRows - 1) / kStretchRows;
-        return (blocks + threads - 1) / threads * threads;
-    }
-
-    // Runs the instructions first to last - 1 on one block of rows.
-    void run_stretch(size_t first, size_t last, int task, int tasks, int thread) {
-        const int64_t units = (step_->rows + kRowUnit - 1) / kRowUnit;
-        const int64_t begin = units * task / tasks * kRowUnit;
-        const int64_t end = std::min<int64_t>(units * (task + 1) / tasks * kRowUnit, step_->rows);
-        const RowRange rows{begin, end - begin, step_->rows, true};
-        for (size_t i = first; i < last; ++i) {
-            const Instruction& instruction = instructions_[i];
-            switch (instruction.operation) {
-                case kLinear:
-                    for (int panel = 0; panel < this->num_panels(instruction); ++panel) {
-                        this->linear(instruction, rows, panel, scratch_[thread]);
-                    }
-                    break;
-                case kRoundBlocks:
-                    this->round_rows(instruction, begin, end, step_->rows);
-                    break;
-                default:
-                    run_on_rows(instruction, begin, end);
-            }
         }
     }
 
@@ -241,52 +165,13 @@ class Program : AttentionOperations<E> {
             default: {
                 const int64_t first = (int64_t)rows * task / tasks;
                 const int64_t last = (int64_t)rows * (task + 1) / tasks;
-                run_on_rows(instruction, first, last);
+                this->run_on_rows(instruction, first, last);
             }
         }
     }
 
-    void run_on_rows(const Instruction& instruction, int64_t first, int64_t last) {
-        if (instruction.operation == kWrite) return this->write(instruction, first, last);
-        for (int64_t row = first; row < last; ++row) run_on_row(instruction, row);
-    }
-
-    void run_on_row(const Instruction& instruction, int64_t row) {
-        switch (instruction.operation) {
-            case kEmbed:
-                return this->embed(instruction, row);
-            case kNorm:
-                return instruction.packed ? this->template norm_heads<Row>(instruction, row)
-                                          : this->template norm_heads<F32>(instruction, row);
-            case kConvert:
-                return this->convert(instruction, row);
-            case kRotate:
-                return this->rotary(instruction, row);
-            case kCombine:
-                return instruction.packed ? this->template combined<Row>(instruction, row)
-                                          : this->template combined<F32>(instruction, row);
-            case kGather:
-                return this->gather(instruction, row);
-            case kRound:
-                return this->round(instruction, row);
-            case kRoute:
-                return this->route(instruction, row);
-            case kCopyRows:
-                return this->copy_row(instruction, row);
-            case kCopyHeads:
-                return this->copy_heads(instruction, row);
-            case kRoundPairs:
-                return this->round_pair(instruction, row);
-            case kReorder:
-                return this->reorder(instruction, row);
-        }
-    }
-
-    static constexpr int kRowUnit = 12, kStretchRows = 8 * kRowUnit;
-    static_assert(kRowUnit % kTileRows == 0 && kRowUnit % kQuantizedRows == 0);
-
     std::vector<Instruction> instructions_;
-    std::vector<size_t> stretch_ends_;
+    std::vector<size_t> stretches_;
     Threads threads_;
     std::vector<Progress> progress_;
     Memory cache_;

@@ -121,8 +121,9 @@ void store_exact_keys(const NewTokens& tokens, const float* key, int words, uint
     alignas(64) typename E::Element rows[kGroup * (kMaxDim + kLanes)];
     const int stride = (tokens.key_dim + kLanes) / kLanes * kLanes;  // one more than the numbers
     for (int t = 0; t < tokens.count; ++t) {
+        const float* from = key + t * tokens.key_row;
         for (int d = 0; d < stride; d += kLanes) {
-            E::store(rows + t * stride + d, load(key + t * tokens.key_row + d, lanes(d, tokens.key_dim)));
+            E::store(rows + t * stride + d, load(from + d, lanes(d, tokens.key_dim)));
         }
     }
     const auto* from = (const uint32_t*)rows;
