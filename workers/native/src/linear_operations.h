@@ -30,9 +30,9 @@ class LinearOperations : public LoraOperations<E> {
 
     // sizes: outputs, words (or blocks) of inputs, kind, activation, weight format, index among the
     // products that adapters may change (-1: they may not). data: panels, bias, scales of
-    // 8-bit weights. Kinds: 0 out = activation(product); 1 out += product * numbers[0]; 2 the panels hold 16
-    // outputs of a gate and 16 of its partner, out = activation(gate) * partner. Weight formats
-    // (WeightFormat in weight_format.py): 0 words; 1 8-bit integers, data[2] holds the scale of each
+    // 8-bit weights. Kinds: 0 out = activation(product); 1 out += product * numbers[0]; 2 the panels
+    // hold 16 outputs of a gate and 16 of its partner, out = activation(gate) * partner. Weight
+    // formats (WeightFormat in weight_format.py): 0 words; 1 8-bit integers, data[2] holds the scale of each
     // output; 2 8-bit integers that are multiplied with 8-bit rows (see `round`), data[2] holds the
     // scales and then the excess to subtract, in[1] the scales of the rows; from 3 on blocks, that
     // are multiplied with rows rounded in blocks. Biases and scales are padded to whole panels.
