@@ -65,6 +65,14 @@ async def test_forms_of_input(
     assert body["usage"]["prompt_tokens"] == sum(map(len, wanted))
 
 
+async def test_token_ids_are_no_values_of_the_body(pooling_client: Client, pool: FakePool) -> None:
+    """Clients tokenize by themselves and send hundreds of texts of hundreds of tokens."""
+    response, body = await embed(pooling_client, input=[[5] * 60] * 2000)
+    assert response.status_code == 200
+    assert len(body["data"]) == len(pool.encoded) == 2000
+    assert (await rejection(pooling_client, input=[5] * 200_000))["param"] == "input_tokens"
+
+
 async def test_chats(pooling_client: Client, pooling_text: ModelTokenizer, pool: FakePool) -> None:
     chat = [{"role": "user", "content": "Hello"}]
     for field in ("messages", "input"):
