@@ -110,7 +110,7 @@ def _join(
             "input_tokens",
         )
     types = template.join_types(len(first), len(second)) if has_types else ()
-    return EncodeInput(token_ids, text, types)
+    return EncodeInput(token_ids, text, types, field=name)
 
 
 def _kept(token_ids: list[int], count: int, side: str | None, all_at: int | None = 0) -> list[int]:

@@ -69,6 +69,7 @@ def start_encoding(
             for count in tokens
         ],
         tokens,
+        [each.field for each in inputs],
         current_deadline(context.config.request_timeout_s),
     )  # fmt: skip
     demand = Demand(sum(tokens), choices=0, output_tokens=0, is_bounded=True)

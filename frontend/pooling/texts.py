@@ -17,7 +17,7 @@ from headrace.protocol.text import PoolingInfo
 class EncodeInput:
     """A text as workers get it.
 
-    text: as the client wrote it; None if it came as token ids.
+    text: as the client wrote it; None if it came as token ids. field: of the request, that held it.
     token_type_ids: of each token; empty: all are 0. prompt_length: tokens that are not pooled.
     compared_with: vectors of tokens that this text's are compared with; empty: they are not.
     """
@@ -27,6 +27,7 @@ class EncodeInput:
     token_type_ids: tuple[int, ...] = ()
     prompt_length: int = 0
     compared_with: bytes = b""
+    field: str = "input"
 
 
 class Truncation(Protocol):
@@ -143,7 +144,8 @@ def _input(
             "takes (truncate_prompt_tokens shortens texts).",
             "input_tokens",
         )
-    return EncodeInput(tuple(token_ids), text, prompt_length=min(skipped, len(token_ids) - 1))
+    skipped = min(skipped, len(token_ids) - 1)
+    return EncodeInput(tuple(token_ids), text, prompt_length=skipped, field=field)
 
 
 def _cut(

@@ -230,7 +230,10 @@ async def test_whose_work_it_is(pooling_client: Client, pool: FakePool) -> None:
 
 async def test_failures_of_workers(pooling_client: Client, pool: FakePool) -> None:
     pool.error = "input: no numbers"
-    assert (await rejection(pooling_client, input=["a", "b"]))["message"] == pool.error
+    error = await rejection(pooling_client, input=["a", "b"])
+    assert (error["message"], error["param"]) == (pool.error, "input")
+    chat = [{"role": "user", "content": "a"}]
+    assert (await rejection(pooling_client, messages=chat))["param"] == "messages"
     pool.reason = "error"
     response, _ = await embed(pooling_client, input="a")
     assert response.status_code == 500

@@ -238,6 +238,15 @@ async def test_models_that_score_in_no_way(
         assert "does not score" in body["error"]["message"]
 
 
+@pytest.mark.parametrize(("kind", "param"), [("scorer", "documents"), ("embedder", "query")])
+async def test_failures_of_workers_name_the_field(
+    kind: str, param: str, pool: FakePool, request: pytest.FixtureRequest
+) -> None:
+    pool.error = "input: no numbers"
+    client = request.getfixturevalue(kind)
+    assert await rejected(client, "/rerank", query=QUERY, documents=[GOOD]) == param
+
+
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("keep", [-1, 7, 12])
 async def test_pairs_are_cut_as_tokenizers_do(
