@@ -17,7 +17,7 @@ from headrace.frontend.metrics import LongestOutput
 from headrace.frontend.middleware.deadline import current_deadline
 from headrace.frontend.pooling.encoding import Encoding
 from headrace.frontend.pooling.texts import EncodeInput, pooling_of
-from headrace.frontend.rate_limits.rate_limits import Demand
+from headrace.frontend.rate_limits.rate_limits import Demand, Reservation
 from headrace.frontend.schemas.pooling.fields import PoolingFields
 from headrace.protocol.pooling import NumberFormat, PoolingTask
 from headrace.protocol.to_worker import Encode
@@ -58,6 +58,8 @@ def start_encoding(
         for each in inputs
     ]
     tokens = [len(each.token_ids) for each in inputs]
+    # Before the texts are submitted: what a limit refuses must not run.
+    reservation = _reserve(context, tokens, inputs[-1].field, started := [])
     name = model.group.served_names[0]
     encoding = Encoding(
         [context.pool.encode(model.group.name, message) for message in messages],
@@ -72,11 +74,26 @@ def start_encoding(
         [each.field for each in inputs],
         current_deadline(context.config.request_timeout_s),
     )  # fmt: skip
-    demand = Demand(sum(tokens), choices=0, output_tokens=0, is_bounded=True)
-    own(context, model, encoding, reserve_tokens(context, demand, encoding.used_tokens))
+    started.append(encoding)
+    own(context, model, encoding, reservation)
     if context.config.enable_log_requests:
         RequestLog(context.config, inputs, messages_to_log(messages))
     return encoding
+
+
+def _reserve(
+    context: Context, tokens: Sequence[int], field: str, started: Sequence[Encoding]
+) -> Reservation | None:
+    """Reserve the tokens of texts within the limit of the client's key; None if it has none.
+
+    started: holds the texts on their way, once they are.
+    """
+    demand = Demand(sum(tokens), choices=0, output_tokens=0, is_bounded=False, field=field)
+
+    def used(at_end: bool) -> int | None:
+        return started[0].used_tokens(at_end) if started else (0 if at_end else None)
+
+    return reserve_tokens(context, demand, used)
 
 
 def messages_to_log(messages: Sequence[Encode]) -> list[str]:
