@@ -23,6 +23,8 @@ class PoolingInfo(Frozen):
     includes_prompt: whether a prompt's tokens are pooled, too.
     lowercases: whether texts are read in lower case.
     has_token_types: whether the model tells the two texts of a pair apart.
+    separates_pairs: whether a cross-encoder's tokenizer joins pairs; false: one text follows the
+        other at once, as clients have written them.
     normalizes: whether embeddings are normalized unless a request says otherwise.
     similarity: how embeddings are compared.
     labels: of a classifier, by their numbers.
@@ -36,6 +38,7 @@ class PoolingInfo(Frozen):
     includes_prompt: bool = True
     lowercases: bool = False
     has_token_types: bool = False
+    separates_pairs: bool = True
     normalizes: bool = True
     similarity: str = "cosine"
     labels: tuple[str, ...] = ()

@@ -20,7 +20,7 @@ async def encode_pairs(request: ScoringFields, model: ServedModel) -> list[Encod
     Raises BadRequest, naming the field, if one has too many tokens, or none.
     """
     tokenizer = model.tokenizer
-    if joins_by_template(tokenizer.info):
+    if joins_by_template(tokenizer.info) or not pooling_of(model).separates_pairs:
         return await encode_rendered(request, model)
     side, info = request.truncation_side, pooling_of(model)
     firsts = await _encode(request, tokenizer, request.firsts, info.lowercases)

@@ -133,6 +133,10 @@ def _pooling_info(setup: PoolingSetup, config: dict[str, Any]) -> PoolingInfo:
         includes_prompt=modules.includes_prompt,
         lowercases=modules.lowercases,
         has_token_types=config.get("type_vocab_size", 0) > 1,
+        # A generator that classifies has read no pairs, but its own prompts.
+        separates_pairs=bool(
+            config.get("use_sep_token", config.get("classifier_from_token") is None)
+        ),
         normalizes=modules.normalizes,
         similarity=modules.similarity,
         labels=setup.labels,

@@ -18,6 +18,7 @@ from headrace.protocol.text import PoolingInfo
 from tests.frontend.asking import ask, complete, numbers
 from tests.frontend.conftest import MAKE_APP
 from tests.frontend.fake_pool import FakePool
+from tests.frontend.pooling.models import client_of
 
 TEXT = "The capital of France is Paris."
 
@@ -194,6 +195,37 @@ async def test_prompts_by_name(
     assert [each.prompt_length for each in pool.encoded] == [1 + len(prompt), 0, 0]
     await embed(client, input=[5, 6])  # ids are the whole text
     assert pool.encoded[-1].prompt_token_ids == (5, 6)
+
+
+async def test_a_prompt_that_is_left_out_counts_as_by_itself(
+    make_app: MAKE_APP, pooling_text: ModelTokenizer, pool: FakePool
+) -> None:
+    """Even where a token lies across its end, as sentence-transformers counts."""
+    encode = pooling_text.backend.encode
+    cuts = [(TEXT[:end], TEXT[end:]) for end in range(1, len(TEXT) // 2)]
+    across = [
+        (prompt, rest)
+        for prompt, rest in cuts
+        if all(end != len(prompt) for _, end in encode(TEXT, add_special_tokens=False).offsets)
+    ]
+    prompt, rest = across[-1]
+    info = {"includes_prompt": False, "default_prompt": "x", "prompts": {"x": prompt}}
+    client = client_of(make_app, pooling_text, tasks=("embed",), **info)
+    await embed(client, input=rest)
+    (request,) = pool.encoded
+    assert request.prompt_token_ids == ids_of(pooling_text, TEXT)[0]
+    alone = encode(prompt, add_special_tokens=False).ids
+    assert request.prompt_length == 1 + len(alone)  # with the special token before it
+    assert tuple(alone) != request.prompt_token_ids[1 : 1 + len(alone)]
+
+
+async def test_an_answer_has_an_item_for_each_text(pooling_client: Client) -> None:
+    """OpenAI's client raises if there is none: a request without texts must be an error."""
+    for count in (1, 2, 300):
+        _, body = await embed(pooling_client, input=["a"] * count)
+        assert [item["index"] for item in body["data"]] == list(range(count))
+    for empty in ([], [[]], [[5], []]):
+        assert (await rejection(pooling_client, input=empty))["param"] == "input"
 
 
 @pytest.mark.parametrize(("dimensions", "status"), [((), 200), ((2,), 200), ((1, 3), 400)])

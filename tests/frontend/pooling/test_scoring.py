@@ -108,6 +108,13 @@ async def test_prompts_of_queries_and_documents(
     await post(client, "/rerank", query=QUERY, documents=[GOOD])
     shown = [pooling_text.backend.decode(each.prompt_token_ids) for each in pool.encoded]
     assert shown == [f"ask: {QUERY}", f"tell: {GOOD}"]
+    # The default is for texts of no kind; an empty prompt of a kind stays empty.
+    for prompts in ({"other": "x"}, {"other": "x", "query": "", "document": ""}):
+        pool.encoded.clear()
+        client = client_of(make_app, pooling_text, **{**info, "prompts": prompts})
+        await post(client, "/rerank", query=QUERY, documents=[GOOD])
+        shown = [pooling_text.backend.decode(each.prompt_token_ids) for each in pool.encoded]
+        assert shown == [QUERY, GOOD]
 
 
 @pytest.mark.parametrize("round_bytes", [1 << 25, 20])
@@ -305,6 +312,22 @@ TEMPLATE = (
     "{% for m in messages if m.role == 'query' %}{{ instruction or 'judge' }}: {{ m.content }}"
     "{% endfor %}{% for m in messages if m.role == 'document' %} ? {{ m.content }} !{% endfor %}"
 )
+
+
+async def test_generators_without_a_template_read_one_text_after_the_other(
+    make_app: MAKE_APP, pair_text: ModelTokenizer, pool: FakePool
+) -> None:
+    """Clients write the prompts around a query and a document by themselves."""
+    pool.numbers = lambda request: pooled(0.5)
+    info = {"tasks": ("classify", "score"), "size": 1, "separates_pairs": False}
+    client = client_of(make_app, pair_text, **info)
+    status, _ = await post(client, "/score", text_1="The capi", text_2=["tal of", "tal"])
+    assert status == 200
+    wanted = [pair_text.backend.encode(text).ids for text in ("The capital of", "The capital")]
+    assert [list(each.prompt_token_ids) for each in pool.encoded] == wanted
+    apart = pair_text.backend.encode("The capi", "tal of", add_special_tokens=False).ids
+    assert wanted[0][1:-1] != apart
+    assert await rejected(client, "/score", text_1="a", text_2="b " * 70) == "input_tokens"
 
 
 async def test_a_template_of_pairs(

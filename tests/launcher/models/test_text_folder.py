@@ -84,6 +84,29 @@ class TestTextInfo:
         with pytest.raises(ModelError, match=f"--max-model-len {length}: .*{complaint}"):
             write(max_model_len=length)
 
+    @pytest.mark.parametrize(
+        ("config", "has_types", "separates"),
+        [
+            ({}, False, True),
+            ({"type_vocab_size": 2}, True, True),
+            ({"type_vocab_size": 1}, False, True),
+            ({"use_sep_token": False}, False, False),
+            ({"classifier_from_token": ["no", "yes"]}, False, False),
+            ({"classifier_from_token": ["no", "yes"], "use_sep_token": True}, False, True),
+        ],
+    )
+    def test_how_pairs_are_joined(
+        self,
+        write: Callable[..., TextInfo],
+        config: dict[str, Any],
+        has_types: bool,
+        separates: bool,
+    ) -> None:
+        architectures = ["BertForSequenceClassification"]
+        info = write({"architectures": architectures, **config}, pools_for="classify").pooling
+        assert info is not None
+        assert (info.has_token_types, info.separates_pairs) == (has_types, separates)
+
     def test_ends_of_text_are_united(self, write: Callable[..., TextInfo], folder: Path) -> None:
         write_json(folder / "generation_config.json", {"eos_token_id": [5, 3, 300, -1]})
         assert write({"eos_token_id": 7}).eos_token_ids == (2, 3, 5, 7)
