@@ -224,7 +224,8 @@ async def test_an_answer_has_an_item_for_each_text(pooling_client: Client) -> No
     for count in (1, 2, 300):
         _, body = await embed(pooling_client, input=["a"] * count)
         assert [item["index"] for item in body["data"]] == list(range(count))
-    for empty in ([], [[]], [[5], []]):
+    empties: list[list[list[int]]] = [[], [[]], [[5], []]]
+    for empty in empties:
         assert (await rejection(pooling_client, input=empty))["param"] == "input"
 
 
