@@ -134,7 +134,7 @@ def _input(
         if keep > limit:
             name = "truncate_prompt_tokens"
             raise BadRequest(f"{name}: is more than the {limit} tokens of a text.", name)
-        token_ids = _cut(token_ids, keep, request.truncation_side == "left", around)
+        token_ids = _cut(token_ids, keep, side_of(request, tokenizer) == "left", around)
     if not token_ids:
         name = "truncate_prompt_tokens" if keep == 0 else field
         raise BadRequest(f"{name}: a text must have at least one token.", name)
@@ -167,7 +167,13 @@ def shortened_text(text: str, tokenizer: ModelTokenizer, request: Truncation) ->
     most = tokenizer.encodable_chars
     if len(text) <= most:
         return text
-    return text[len(text) - most :] if request.truncation_side == "left" else text[:most]
+    return text[len(text) - most :] if side_of(request, tokenizer) == "left" else text[:most]
+
+
+def side_of(request: Truncation, tokenizer: ModelTokenizer) -> Literal["left", "right"]:
+    """Return the side on which texts are cut: that of the request, else the tokenizer's own."""
+    info = tokenizer.info.pooling
+    return request.truncation_side or ("right" if info is None else info.truncation_side)
 
 
 def _prompt(info: PoolingInfo, name: str | None) -> str:

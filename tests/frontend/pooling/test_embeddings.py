@@ -179,6 +179,18 @@ async def test_truncation_keeps_the_special_tokens(
     assert pool.encoded[-1].prompt_token_ids == ((6, 7) if side == "left" else (5, 6))
 
 
+async def test_texts_are_cut_on_the_tokenizers_side(
+    make_app: MAKE_APP, pooling_text: ModelTokenizer, pool: FakePool
+) -> None:
+    client = client_of(make_app, pooling_text, tasks=("embed",), truncation_side="left")
+    text = "Hello " * 500 + TEXT
+    inner = pooling_text.backend.encode(text, add_special_tokens=False).ids
+    for side in (None, "left", "right"):
+        await embed(client, input=text, truncate_prompt_tokens=-1, truncation_side=side)
+        part = inner[:62] if side == "right" else inner[-62:]
+        assert pool.encoded[-1].prompt_token_ids == (1, *part, 2)
+
+
 async def test_prompts_by_name(
     make_app: MAKE_APP, pooling_text: ModelTokenizer, pool: FakePool
 ) -> None:

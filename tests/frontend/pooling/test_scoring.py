@@ -274,7 +274,7 @@ async def test_pairs_are_cut_as_tokenizers_do(
 async def test_limits_of_each_side(
     kind: str, pair_text: ModelTokenizer, pool: FakePool, request: pytest.FixtureRequest
 ) -> None:
-    limits = {"max_tokens_per_query": 2, "max_tokens_per_doc": 3}
+    limits = {"max_tokens_per_query": 2, "max_tokens_per_doc": 3, "truncation_side": "left"}
     fields = {"text_1": QUERY, "text_2": GOOD * 50, **limits}
     status, _ = await post(request.getfixturevalue(kind), "/score", **fields)
     assert status == 200

@@ -107,6 +107,17 @@ class TestTextInfo:
         assert info is not None
         assert (info.has_token_types, info.separates_pairs) == (has_types, separates)
 
+    @pytest.mark.parametrize(
+        ("given", "side"), [("left", "left"), ("right", "right"), (5, "right")]
+    )
+    def test_the_side_of_texts_that_are_cut(
+        self, write: Callable[..., TextInfo], folder: Path, given: object, side: str
+    ) -> None:
+        write_json(folder / "tokenizer_config.json", {"truncation_side": given})
+        info = write({"architectures": ["BertModel"], "hidden_size": 8}, pools_for="embed").pooling
+        assert info is not None
+        assert info.truncation_side == side
+
     def test_ends_of_text_are_united(self, write: Callable[..., TextInfo], folder: Path) -> None:
         write_json(folder / "generation_config.json", {"eos_token_id": [5, 3, 300, -1]})
         assert write({"eos_token_id": 7}).eos_token_ids == (2, 3, 5, 7)
