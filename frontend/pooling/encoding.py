@@ -123,5 +123,5 @@ class Encoding:
 
 def _naming(error: ApiError, field: str) -> ApiError:
     """Return an error of a worker, which knows no fields, with the field if it is about a text."""
-    reason = error.message.removeprefix("input: ")
+    reason = error.message.removeprefix("input: ").removeprefix("prompt_token_ids: ")
     return error if reason == error.message else error.renamed(f"{field}: {reason}", field)

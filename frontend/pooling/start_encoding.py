@@ -18,6 +18,7 @@ from headrace.frontend.middleware.deadline import current_deadline
 from headrace.frontend.pooling.encoding import Encoding
 from headrace.frontend.pooling.texts import EncodeInput, pooling_of
 from headrace.frontend.rate_limits.rate_limits import Demand, Reservation
+from headrace.frontend.schemas.limits import limit_of
 from headrace.frontend.schemas.pooling.fields import PoolingFields
 from headrace.protocol.pooling import NumberFormat, PoolingTask
 from headrace.protocol.to_worker import Encode
@@ -35,9 +36,11 @@ def start_encoding(
 ) -> Encoding:
     """Submit texts; the HTTP request owns them, and they end with it.
 
-    Raises RateLimited if the client's key has reached a limit.
+    Raises RateLimited if the client's key has reached a limit; BadRequest if the answer would hold
+    too many numbers.
     """
     raise_interruption()
+    _check_size(task, inputs, dimensions or pooling_of(model).size)
     tenant, user = owner_of(context.principal, request.user)
     messages = [
         Encode(
@@ -79,6 +82,20 @@ def start_encoding(
     if context.config.enable_log_requests:
         RequestLog(context.config, inputs, messages_to_log(messages))
     return encoding
+
+
+def _check_size(task: PoolingTask, inputs: Sequence[EncodeInput], width: int) -> None:
+    """Raise BadRequest if numbers of tokens are more than a frontend should hold."""
+    most, field = limit_of("max_numbers"), inputs[-1].field
+    if not task.startswith("token_") or inputs[-1].compared_with:
+        return
+    count = width * sum(len(each.token_ids) for each in inputs)
+    if count > most:
+        raise BadRequest(
+            f"{field}: {width} numbers for each token are {count}, at most {most} are "
+            "possible: send fewer texts.",
+            field,
+        )
 
 
 def _reserve(
