@@ -24,8 +24,8 @@ _WAYS: tuple[PoolingTask, ...] = ("score", "embed", "token_embed")
 _MANY_BYTES = 128 * 1024  # of vectors that are compared off the event loop
 
 # The prompts before queries and documents, by the names that authors give them.
-QUERY_PROMPTS = ("query",)
-DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+QUERY_PROMPTS = ("query", "search_query", "retrieval.query")
+DOCUMENT_PROMPTS = ("document", "passage", "corpus", "search_document", "retrieval.passage")
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,7 +128,7 @@ def _pooling_info(model: Path, setup: PoolingSetup, config: dict[str, Any]) -> P
         tasks=setup.tasks,
         size=setup.size,
         dimensions=setup.dimensions,
-        prompts=dict(modules.prompts),
+        prompts={**modules.prompts, **_task_instructions(config)},
         default_prompt=modules.default_prompt,
         includes_prompt=modules.includes_prompt,
         lowercases=modules.lowercases,
@@ -142,6 +142,13 @@ def _pooling_info(model: Path, setup: PoolingSetup, config: dict[str, Any]) -> P
         similarity=modules.similarity,
         labels=setup.labels,
     )
+
+
+def _task_instructions(config: dict[str, Any]) -> dict[str, str]:
+    """Return the prompts that config.json has by name, as the reference reads them."""
+    found = config.get("task_instructions")
+    texts = found if isinstance(found, dict) else {}
+    return {name: text for name, text in texts.items() if isinstance(text, str)}
 
 
 def _truncation_side(model: Path) -> Literal["left", "right"]:

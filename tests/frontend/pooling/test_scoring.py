@@ -108,6 +108,12 @@ async def test_prompts_of_queries_and_documents(
     await post(client, "/rerank", query=QUERY, documents=[GOOD])
     shown = [pooling_text.backend.decode(each.prompt_token_ids) for each in pool.encoded]
     assert shown == [f"ask: {QUERY}", f"tell: {GOOD}"]
+    pool.encoded.clear()
+    names = {"retrieval.query": "ask: ", "search_document": "tell: "}
+    client = client_of(make_app, pooling_text, tasks=("embed",), prompts=names)
+    await post(client, "/rerank", query=QUERY, documents=[GOOD])
+    shown = [pooling_text.backend.decode(each.prompt_token_ids) for each in pool.encoded]
+    assert shown == [f"ask: {QUERY}", f"tell: {GOOD}"]
     # The default is for texts of no kind; an empty prompt of a kind stays empty.
     for prompts in ({"other": "x"}, {"other": "x", "query": "", "document": ""}):
         pool.encoded.clear()

@@ -118,6 +118,21 @@ class TestTextInfo:
         assert info is not None
         assert info.truncation_side == side
 
+    def test_prompts_of_the_configuration(
+        self, write: Callable[..., TextInfo], folder: Path
+    ) -> None:
+        write_json(folder / "modules.json", [{"type": "a.Transformer"}, {"type": "a.Pooling"}])
+        settings = {"prompts": {"query": "q: ", "other": "o: "}}
+        write_json(folder / "config_sentence_transformers.json", settings)
+        config = {"architectures": ["BertModel"], "hidden_size": 8}
+        tasks = {"retrieval.query": "r: ", "query": "Q: ", "bad": 5}
+        info = write({**config, "task_instructions": tasks}, pools_for="embed").pooling
+        assert info is not None
+        assert info.prompts == {"query": "Q: ", "other": "o: ", "retrieval.query": "r: "}
+        info = write({**config, "task_instructions": "x"}, pools_for="embed").pooling
+        assert info is not None
+        assert info.prompts == settings["prompts"]
+
     def test_ends_of_text_are_united(self, write: Callable[..., TextInfo], folder: Path) -> None:
         write_json(folder / "generation_config.json", {"eos_token_id": [5, 3, 300, -1]})
         assert write({"eos_token_id": 7}).eos_token_ids == (2, 3, 5, 7)
