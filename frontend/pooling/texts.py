@@ -12,6 +12,8 @@ from headrace.frontend.schemas.pooling.fields import TextOrIds
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.protocol.text import PoolingInfo
 
+SHORTENS = "truncate_prompt_tokens"  # the field that errors recommend
+
 
 @dataclass(frozen=True, slots=True)
 class EncodeInput:
@@ -141,7 +143,7 @@ def _input(
     if len(token_ids) > limit:
         raise BadRequest(
             f"{field}: a text has {len(token_ids)} tokens, more than the {limit} that the model "
-            "takes (truncate_prompt_tokens shortens texts).",
+            f"takes ({SHORTENS} shortens texts).",
             "input_tokens",
         )
     skipped = min(skipped, len(token_ids) - 1)

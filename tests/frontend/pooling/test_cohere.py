@@ -147,6 +147,13 @@ async def test_bad_input_names_its_field(
     assert pool.encoded == []
 
 
+async def test_errors_recommend_a_field_of_the_route(embedder: Client) -> None:
+    fields = {"texts": ["Hello " * 50], "truncate": "NONE"}
+    status, body = await post(embedder, "/v2/embed", **fields)
+    assert status == 400
+    assert "(truncate shortens texts)" in body["error"]["message"]
+
+
 async def test_other_models(client: Client) -> None:
     status, body = await post(client, "/v2/embed", texts=["a"])
     assert (status, body["detail"]) == (404, "Not Found")
