@@ -12,12 +12,14 @@ from headrace.frontend.schemas.pooling.fields import TextOrIds
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.protocol.text import PoolingInfo
 
+SHORTENS = "truncate_prompt_tokens"  # the field that errors recommend
+
 
 @dataclass(frozen=True, slots=True)
 class EncodeInput:
     """A text as workers get it.
 
-    text: as the client wrote it; None if it came as token ids.
+    text: as the client wrote it; None if it came as token ids. field: of the request, that held it.
     token_type_ids: of each token; empty: all are 0. prompt_length: tokens that are not pooled.
     compared_with: vectors of tokens that this text's are compared with; empty: they are not.
     """
@@ -27,6 +29,7 @@ class EncodeInput:
     token_type_ids: tuple[int, ...] = ()
     prompt_length: int = 0
     compared_with: bytes = b""
+    field: str = "input"
 
 
 class Truncation(Protocol):
@@ -133,17 +136,18 @@ def _input(
         if keep > limit:
             name = "truncate_prompt_tokens"
             raise BadRequest(f"{name}: is more than the {limit} tokens of a text.", name)
-        token_ids = _cut(token_ids, keep, request.truncation_side == "left", around)
+        token_ids = _cut(token_ids, keep, side_of(request, tokenizer) == "left", around)
     if not token_ids:
         name = "truncate_prompt_tokens" if keep == 0 else field
         raise BadRequest(f"{name}: a text must have at least one token.", name)
     if len(token_ids) > limit:
         raise BadRequest(
             f"{field}: a text has {len(token_ids)} tokens, more than the {limit} that the model "
-            "takes (truncate_prompt_tokens shortens texts).",
+            f"takes ({SHORTENS} shortens texts).",
             "input_tokens",
         )
-    return EncodeInput(tuple(token_ids), text, prompt_length=min(skipped, len(token_ids) - 1))
+    skipped = min(skipped, len(token_ids) - 1)
+    return EncodeInput(tuple(token_ids), text, prompt_length=skipped, field=field)
 
 
 def _cut(
@@ -165,7 +169,13 @@ def shortened_text(text: str, tokenizer: ModelTokenizer, request: Truncation) ->
     most = tokenizer.encodable_chars
     if len(text) <= most:
         return text
-    return text[len(text) - most :] if request.truncation_side == "left" else text[:most]
+    return text[len(text) - most :] if side_of(request, tokenizer) == "left" else text[:most]
+
+
+def side_of(request: Truncation, tokenizer: ModelTokenizer) -> Literal["left", "right"]:
+    """Return the side on which texts are cut: that of the request, else the tokenizer's own."""
+    info = tokenizer.info.pooling
+    return request.truncation_side or ("right" if info is None else info.truncation_side)
 
 
 def _prompt(info: PoolingInfo, name: str | None) -> str:
