@@ -187,6 +187,7 @@ _MODEL = (
     Flag("max_lora_rank"),
     Flag("cpu_kernels", choices=get_args(CpuKernels)),
     Flag("threads", "an equal share of the CPUs"),
+    Flag("cpu_weight", "100, or 25 for a model that pools"),
     Flag("runner"),
     Flag("convert"),
     Flag("task", is_hidden=True),

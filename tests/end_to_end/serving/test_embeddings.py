@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
 import pytest
 from openai import NotFoundError, OpenAI
 
@@ -70,6 +71,16 @@ def test_each_model_does_its_own(server: Server, client: OpenAI) -> None:
     groups = {group["name"]: group for group in server.get("/load?verbose").json()["groups"]}
     assert groups["chat"]["tasks"] == ["generate"]
     assert groups["embed"]["tasks"] == ["embed", "token_embed"]
+
+
+def test_chats_go_first_on_the_cores(server: Server) -> None:
+    own = psutil.Process(server.process.pid).nice()
+    for worker in server.children("headrace.workers.main"):
+        more = 6 if "embed" in " ".join(worker.cmdline()) else 0
+        assert worker.nice() == own + more
+        autogroup = Path(f"/proc/{worker.pid}/autogroup")  # of the worker's session alone
+        if autogroup.exists() and "nice" in (session := autogroup.read_text()):
+            assert session.split()[-1] == str(own + more if more else 0)
 
 
 def test_nothing_is_lost_when_a_worker_dies(server: Server, client: OpenAI) -> None:
