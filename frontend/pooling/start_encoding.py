@@ -38,6 +38,10 @@ def start_encoding(
     Raises RateLimited if the client's key has reached a limit.
     """
     raise_interruption()
+    info = pooling_of(model)
+    if dimensions is None and task == "embed":
+        dimensions = info.default_dimensions
+    activates = info.activates if request.use_activation is None else request.use_activation
     tenant, user = owner_of(context.principal, request.user)
     messages = [
         Encode(
@@ -48,7 +52,7 @@ def start_encoding(
             prompt_length=each.prompt_length,
             compared_with=each.compared_with,
             dimensions=dimensions,
-            activates=request.use_activation,
+            activates=activates,
             number_format=number_format,
             priority=priority_of(request.priority),
             adapter=model.adapter,

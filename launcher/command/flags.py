@@ -191,6 +191,9 @@ _MODEL = (
     Flag("runner"),
     Flag("convert"),
     Flag("task", is_hidden=True),
+    Flag(
+        "pooler_config", "none", metavar="JSON", kind="json", aliases=("--override-pooler-config",)
+    ),
     Flag("device"),
     Flag("dtype"),
     Flag("quantization", "none", aliases=("-q",)),

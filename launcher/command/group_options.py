@@ -34,6 +34,7 @@ _JSON_EXAMPLES = {
     "default_chat_template_kwargs": '{"enable_thinking": false}',
     "override_generation_config": '{"temperature": 0.6, "top_p": 0.95}',
     "hf_overrides": '{"rope_parameters": {"rope_type": "linear", "factor": 2.0}}',
+    "pooler_config": '{"enable_chunked_processing": true, "max_embed_len": 8192}',
     "reasoning_effort_map": '{"xhigh": "high"}',
 }
 _POWERS = {"k": 1, "m": 2, "g": 3, "t": 4}

@@ -130,6 +130,7 @@ def prepare_model(
         options.generation_config,
         options.override_generation_config,
         convert if runner == "pooling" else None,
+        options.engine.pooler_config,
     )
     info = write_text_folder(folder, facts, options.text_path, overrides)
     origin = str(folder) if options.chat_template is None else "--chat-template"

@@ -4,6 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from headrace.protocol.common.pooling.model_setup import read_setup
+from headrace.protocol.common.pooling.pooler_overrides import (
+    longest_embedded,
+    with_pooler_config,
+)
 from headrace.protocol.common.pooling.sentence_modules import PoolingFilesError, read_object
 from headrace.protocol.config import EngineConfig
 from headrace.workers.deferred_torch import defer_torch_modules
@@ -66,7 +70,9 @@ def _fake_limits(model_path: Path, config: EngineConfig) -> TextLimits:
     """Return what a model would take, by its files alone."""
     try:
         values = read_object(model_path / "config.json")
-        setup = read_setup(model_path, config.convert, values)
+        setup = with_pooler_config(
+            read_setup(model_path, config.convert, values), config.pooler_config
+        )
         vocab_size = int((values.get("text_config") or values)["vocab_size"])
     except (PoolingFilesError, KeyError, TypeError, ValueError) as error:
         raise ModelUnsupported(f"{model_path}: {error}") from error
@@ -77,4 +83,7 @@ def _fake_limits(model_path: Path, config: EngineConfig) -> TextLimits:
         size=setup.size,
         dimensions=setup.dimensions,
         num_token_types=values.get("type_vocab_size") or 1,
+        max_embed_len=longest_embedded(
+            config.pooler_config, config.max_model_len or setup.own_length
+        ),
     )

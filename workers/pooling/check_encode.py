@@ -22,11 +22,11 @@ def check_encode(request: Encode, running_ids: Container[str], limits: TextLimit
         _reject("prompt_token_ids is empty")
     if not (min(token_ids) >= 0 and max(token_ids) < limits.vocab_size):
         _reject(f"prompt_token_ids has an id that is not from 0 to {limits.vocab_size - 1}")
-    if len(token_ids) > limits.max_model_len:
-        _reject(
-            f"prompt_token_ids: {len(token_ids)} tokens are more than the {limits.max_model_len} "
-            "of a text"
-        )
+    longest = limits.max_model_len
+    if request.task == "embed":
+        longest = limits.max_embed_len or longest
+    if len(token_ids) > longest:
+        _reject(f"prompt_token_ids: {len(token_ids)} tokens are more than the {longest} of a text")
     _check_types(request, limits.num_token_types)
     if not 0 <= request.prompt_length < len(token_ids):
         _reject("prompt_length must leave a token of the text")

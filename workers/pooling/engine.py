@@ -2,11 +2,12 @@
 
 Single-threaded. A step is as the generating engine's: schedule, run, postprocess. A text runs in
 one step from its first token to its last, so that there is no cache, and the only order is that of
-the queue.
+the queue. Only where the operator allows longer texts than the model takes, these run in pieces.
 """
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from headrace.workers.engine.replica_engine import CacheSize, EngineStats
 from headrace.workers.engine.waiting_queue import WaitingQueue
 from headrace.workers.errors import AdapterError, EngineFailed, RejectedByEngine
 from headrace.workers.pooling.check_encode import check_encode
+from headrace.workers.pooling.chunks import TextPieces, mean_of
 from headrace.workers.pooling.runner import EncodeResult, PoolingRunner
 from headrace.workers.pooling.token_budget import TokenBudget
 from headrace.workers.sequence.queued_request import QueuedRequest
@@ -26,10 +28,13 @@ from headrace.workers.sequence.sequence import Failure
 NO_ADAPTERS = "models that pool take no adapters"
 
 
+@dataclass(slots=True, eq=False)
 class QueuedText(QueuedRequest):
-    """A text that waits to be run."""
+    """A text that waits to be run. seconds: that its pieces have taken so far."""
 
     request: Encode
+    pieces: TextPieces
+    seconds: float = 0.0
 
 
 class PoolingEngine:
@@ -77,16 +82,16 @@ class PoolingEngine:
             )
         check_encode(request, self._texts, self._limits)
         self._arrivals += 1
-        text = QueuedText(request, self._arrivals, time.monotonic())
+        pieces = TextPieces(request, self._limits.max_model_len)
+        text = QueuedText(request, self._arrivals, time.monotonic(), pieces)
         self._queue.add(text)
         self._texts[request.request_id] = text
 
     def abort(self, request_id: str) -> None:
         """Drop a request; no output of it follows. Unknown ids are harmless."""
-        text = self._texts.pop(request_id, None)
+        text = self._texts.get(request_id)
         if text is not None:
-            self._queue.remove(text)
-            self._ended += 1
+            self._end(text)
 
     @property
     def has_work(self) -> bool:
@@ -94,7 +99,8 @@ class PoolingEngine:
         return bool(self._texts)
 
     def step(self) -> list[Output]:
-        """Run the next texts of the queue; return an output for each, its last.
+        """Run the next texts of the queue, or pieces of long ones; return an output for each that
+        has ended.
 
         Raises any exception of the runner; the engine is `failed` from then on.
         """
@@ -105,7 +111,7 @@ class PoolingEngine:
             return []
         started = self._clock()
         try:
-            results = self.runner.run([text.request for text in batch], self._report)
+            results = self.runner.run([piece for _, piece in batch], self._report)
         except BaseException:
             self.failed = True
             raise
@@ -115,35 +121,60 @@ class PoolingEngine:
         if self.on_progress is not None:
             self.on_progress()
 
-    def _schedule(self) -> list[QueuedText]:
+    def _schedule(self) -> "_Batch":
         """Take the next texts out of the queue, as many as the step has room for."""
-        batch: list[QueuedText] = []
+        batch: _Batch = []
         room, now = self._budget.tokens, time.monotonic()
         while self._queue and len(batch) < self._max_texts:
             text = self._queue.first()
-            count = len(text.request.prompt_token_ids)
+            count = text.pieces.next_tokens
             if batch and count > room:
                 break
             self._queue.admit(text, count)
-            text.scheduled_s = now
+            text.scheduled_s = text.scheduled_s or now
             room -= count
-            batch.append(text)
+            batch.append((text, text.pieces.take()))
+            if text.pieces.left:  # its owner has been charged: others may come first
+                self._queue.add(text)
         return batch
 
     def _postprocess(
-        self, batch: list[QueuedText], results: list[EncodeResult], seconds: float
+        self, batch: "_Batch", results: list[EncodeResult], seconds: float
     ) -> list[Output]:
-        tokens = sum(len(text.request.prompt_token_ids) for text in batch)
+        tokens = sum(len(piece.prompt_token_ids) for _, piece in batch)
         self._budget.observe(tokens, seconds)
         self._steps += 1
         self._tokens += tokens
         self._step_tokens, self._last_batch = tokens, len(batch)
+        for text in {id(text): text for text, _ in batch}.values():
+            text.seconds += seconds
         outputs = []
-        for text, result in zip(batch, results, strict=True):
-            del self._texts[text.request.request_id]
-            self._ended += 1
-            outputs.append(_output(text, result, seconds))
+        for (text, piece), result in zip(batch, results, strict=True):
+            ended = self._result_of(text, piece, result)
+            if ended is not None:
+                outputs.append(_output(text, ended))
         return outputs
+
+    def _result_of(
+        self, text: QueuedText, piece: Encode, result: EncodeResult
+    ) -> EncodeResult | None:
+        """Return what a text ends with; None if pieces of it are left, or it has ended before."""
+        request_id = text.request.request_id
+        if request_id not in self._texts:
+            return None
+        if not isinstance(result, Failure) and not text.pieces.is_whole:
+            text.pieces.add(piece, result)
+            if not text.pieces.are_found:
+                return None
+            result = self.runner.join(text.request, mean_of(text.pieces.found))
+        self._end(text)
+        return result
+
+    def _end(self, text: QueuedText) -> None:
+        del self._texts[text.request.request_id]
+        self._ended += 1
+        if text.pieces.left:
+            self._queue.remove(text)
 
     def load(self) -> WorkerLoad:
         """Return how busy the engine is; running are those that the next step will take."""
@@ -230,10 +261,15 @@ class PoolingEngine:
         """Do nothing: unknown ids are harmless."""
 
 
-def _output(text: QueuedText, result: EncodeResult, seconds: float) -> Output:
+_Batch = list[tuple[QueuedText, Encode]]
+
+
+def _output(text: QueuedText, result: EncodeResult) -> Output:
     """Return the only output of a text."""
     scheduled_s = text.scheduled_s or text.arrived_s
-    admission = Admission(cached_tokens=0, queue_s=scheduled_s - text.arrived_s, prefill_s=seconds)
+    admission = Admission(
+        cached_tokens=0, queue_s=scheduled_s - text.arrived_s, prefill_s=text.seconds
+    )
     request_id = text.request.request_id
     if isinstance(result, Failure):
         reason, error = result

@@ -14,6 +14,10 @@ from headrace.protocol.common.pooling.model_setup import (
     choose_runner,
     read_setup,
 )
+from headrace.protocol.common.pooling.pooler_overrides import (
+    longest_embedded,
+    with_pooler_config,
+)
 from headrace.protocol.common.pooling.sentence_modules import PoolingFilesError, read_object
 from headrace.protocol.config import Dtype, EngineConfig
 from headrace.protocol.logs.set_up import adopt_library_loggers
@@ -30,7 +34,7 @@ from headrace.workers.native.shared_file import SharedFile
 from headrace.workers.native.weight_format import format_names
 from headrace.workers.native.weight_memory import SharedWeights, fingerprint_weights
 from headrace.workers.pooling.answer_classifier import AnswerClassifier, answer_ids
-from headrace.workers.pooling.classifier import Classifier
+from headrace.workers.pooling.classifier import Classifier, ScoreSettings
 from headrace.workers.pooling.compiled_encoder import CompiledEncoder, compile_encoder
 from headrace.workers.pooling.encoder import Encoder
 from headrace.workers.pooling.native_runner import NativePoolingRunner
@@ -79,7 +83,7 @@ def load_pooling_runner(
         own = checkpoint_dtype(model_path)
         stored = own if is_exact and own == torch.float32 else dtype
         whole = _load_model(model_path, stored, device, convert)
-    setup = _read_setup(model_path, convert, whole)
+    setup = _read_setup(model_path, convert, whole, config)
     model, pooler = _parts(model_path, whole, setup, device)
     length = config.max_model_len or setup.own_length
     if length > setup.longest:
@@ -92,6 +96,8 @@ def load_pooling_runner(
         size=setup.size,
         dimensions=setup.dimensions,
         num_token_types=getattr(model.config, "type_vocab_size", 0) or 1,
+        max_embed_len=_longest_embedded(config, length),
+        normalizes=setup.modules.normalizes,
     )
     encoder = Encoder(model, length)
     shared = None
@@ -152,13 +158,21 @@ def _parts(
 ) -> tuple[Any, TextPooler]:
     """Return a model without its head, and what makes numbers of its vectors."""
     if not setup.labels:
-        return whole, Pooler(setup.modules, device)
+        return whole, Pooler(setup.modules, device, setup.step_tag_id)
+    scores = ScoreSettings(setup.activation, setup.logit_mean, setup.logit_sigma)
     if setup.answers is not None:
         ids = answer_ids(model_path, setup.answers)
-        answering = AnswerClassifier(whole, ids, setup.answers.is_difference, setup.activation)
+        answering = AnswerClassifier(whole, ids, setup.answers.is_difference, scores)
         return answering.base, answering
-    classifier = Classifier(whole, setup.activation)
+    classifier = Classifier(whole, scores, setup.step_tag_id)
     return classifier.base, classifier
+
+
+def _longest_embedded(config: EngineConfig, length: int) -> int:
+    try:
+        return longest_embedded(config.pooler_config, length)
+    except PoolingFilesError as error:
+        raise ModelUnsupported(str(error)) from error
 
 
 def _convert(model_path: Path, config: EngineConfig) -> Convert:
@@ -168,9 +182,12 @@ def _convert(model_path: Path, config: EngineConfig) -> Convert:
         raise ModelUnsupported(str(error)) from error
 
 
-def _read_setup(model_path: Path, convert: Convert, model: Any) -> PoolingSetup:
+def _read_setup(
+    model_path: Path, convert: Convert, model: Any, config: EngineConfig
+) -> PoolingSetup:
     try:
-        return read_setup(model_path, convert, _configuration(model_path, model))
+        setup = read_setup(model_path, convert, _configuration(model_path, model))
+        return with_pooler_config(setup, config.pooler_config)
     except PoolingFilesError as error:
         raise ModelUnsupported(str(error)) from error
 

@@ -6,6 +6,7 @@ import torch
 
 from headrace.protocol.to_worker import Encode
 from headrace.workers.pooling.compiled_encoder import CompiledEncoder
+from headrace.workers.pooling.pooler import join_pieces
 from headrace.workers.pooling.runner import EncodeResult, TextLimits, TextPooler
 
 _STEP_TOKENS = 4096
@@ -27,6 +28,9 @@ class NativePoolingRunner:
             self._pooler.pool(request, rows)
             for request, rows in zip(requests, vectors, strict=True)
         ]
+
+    def join(self, request: Encode, mean: Sequence[float]) -> EncodeResult:
+        return join_pieces(request, mean, self.limits.normalizes)
 
     @property
     def weight_bytes(self) -> int:

@@ -5,7 +5,7 @@ at a time, so that a text's numbers do not depend on those beside it.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -38,9 +38,15 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Pooler:
-    """Pools as a folder's modules say. Raises ModelUnsupported if a module's weights do not fit."""
+    """Pools as a folder's modules say. Raises ModelUnsupported if a module's weights do not fit.
 
-    def __init__(self, modules: SentenceModules, device: torch.device) -> None:
+    step_tag_id: of the tokens whose vectors are answered where those of tokens are; None: of all.
+    """
+
+    def __init__(
+        self, modules: SentenceModules, device: torch.device, step_tag_id: int | None = None
+    ) -> None:
+        self._step_tag_id = step_tag_id
         self._modes, self._normalizes = modules.modes, modules.normalizes
         self._denses = [_Dense(dense, device) for dense in modules.denses]
 
@@ -48,6 +54,9 @@ class Pooler:
         """Return a text's numbers. vectors: of its tokens [tokens, size]."""
         text = vectors.float()[request.prompt_length :]
         numbers = text
+        if request.task == "token_embed" and not request.compared_with:
+            ids = request.prompt_token_ids[request.prompt_length :]
+            numbers = of_steps(text, ids, self._step_tag_id)
         if request.task == "embed":
             numbers = torch.cat([_MODES[mode](text) for mode in self._modes], dim=-1)
         if request.task == "embed" or not self._modes:
@@ -67,6 +76,21 @@ class Pooler:
         if not bool(torch.isfinite(numbers).all()):
             return NOT_FINITE
         return Pooled(to_bytes(numbers, request.number_format), tuple(numbers.shape))
+
+
+def of_steps(rows: Tensor, token_ids: Sequence[int], tag: int | None) -> Tensor:
+    """Return the rows of those of a text's tokens that have an id; None: all."""
+    if tag is None:
+        return rows
+    return rows[torch.tensor(token_ids, device=rows.device) == tag]
+
+
+def join_pieces(request: Encode, mean: Sequence[float], normalizes: bool) -> EncodeResult:
+    """Return the numbers of a text that ran in pieces; see PoolingRunner.join."""
+    numbers = torch.tensor(mean, dtype=torch.float32)
+    if normalizes if request.activates is None else request.activates:
+        numbers = functional.normalize(numbers, dim=-1)
+    return Pooled(to_bytes(numbers, request.number_format), tuple(numbers.shape))
 
 
 def _late_interaction(query: bytes, rows: Tensor) -> Tensor:

@@ -23,6 +23,9 @@ class TextLimits:
     max_model_len: the most tokens of a text.
     size: numbers of an embedding. dimensions: to how many they may be cut; empty: to any number;
         None: they may not be cut.
+    max_embed_len: tokens of a text that is embedded, which runs in pieces if it has more than
+        max_model_len; None: max_model_len.
+    normalizes: whether embeddings are normalized unless requests say otherwise.
     """
 
     tasks: tuple[Task, ...]
@@ -31,6 +34,8 @@ class TextLimits:
     size: int
     dimensions: tuple[int, ...] | None = None
     num_token_types: int = 1
+    max_embed_len: int | None = None
+    normalizes: bool = True
 
 
 class TextPooler(Protocol):
@@ -58,6 +63,13 @@ class PoolingRunner(Protocol):
         but never because of a request that was admitted.
 
         report: called whenever the step has come further: long texts take long.
+        """
+        ...
+
+    def join(self, request: Encode, mean: Sequence[float]) -> EncodeResult:
+        """Return the numbers of a text that ran in pieces.
+
+        mean: of its pieces' vectors, which had been cut and normalized as requested.
         """
         ...
 

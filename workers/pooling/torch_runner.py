@@ -7,6 +7,7 @@ import torch
 
 from headrace.protocol.to_worker import Encode
 from headrace.workers.pooling.encoder import Encoder
+from headrace.workers.pooling.pooler import join_pieces
 from headrace.workers.pooling.runner import EncodeResult, TextLimits, TextPooler
 
 _CPU_STEP_TOKENS = 4096
@@ -31,6 +32,9 @@ class TorchPoolingRunner:
             self._pooler.pool(request, rows)
             for request, rows in zip(requests, vectors, strict=True)
         ]
+
+    def join(self, request: Encode, mean: Sequence[float]) -> EncodeResult:
+        return join_pieces(request, mean, self.limits.normalizes)
 
     @property
     def weight_bytes(self) -> int:

@@ -54,7 +54,8 @@ async def answer(context: Context, request: CohereEmbedRequest) -> Response:
     model = context.model(request.model, "embed")
     check_dimensions(model, request.output_dimension, "output_dimension", "output_dimension")
     types = request.embedding_types or ["float"]
-    check_types(types, request.output_dimension or pooling_of(model).size)
+    info = pooling_of(model)
+    check_types(types, request.output_dimension or info.default_dimensions or info.size)
     inputs = await _inputs(model, request)
     fields = PoolingFields(priority=request.priority)
     encoding = start_encoding(
@@ -88,6 +89,7 @@ async def _inputs(model: ServedModel, request: CohereEmbedRequest) -> list[Encod
         add_special_tokens=True,
         prompt=_prompt(model, request.input_type),
         field=field,
+        task="embed",
     )
     most = request.max_tokens
     if most is not None and any(len(each.token_ids) > most for each in inputs):
@@ -102,7 +104,7 @@ def _cut(model: ServedModel, request: CohereEmbedRequest) -> PoolingFields:
     if request.truncate == "NONE":
         return PoolingFields()
     side: Literal["left", "right"] = "left" if request.truncate == "START" else "right"
-    longest = model.tokenizer.info.max_model_len
+    longest = pooling_of(model).max_embed_len or model.tokenizer.info.max_model_len
     keep = min(request.max_tokens or longest, longest)
     return PoolingFields(truncate_prompt_tokens=keep, truncation_side=side)
 

@@ -60,7 +60,9 @@ class PoolingSetup:
         number, for embeddings that may be cut; None: they may not.
     labels: of a classifier, by their numbers; empty: it embeds. activation: what makes numbers of
         their scores: sigmoid, softmax or none. answers: tokens whose logits are the scores; None:
-        the model has a head of its own.
+        the model has a head of its own. logit_mean, logit_sigma: scores less the one, over the
+        other, before that.
+    step_tag_id: of the tokens whose numbers are answered where those of tokens are; None: of all.
     """
 
     tasks: tuple[PoolingTask, ...]
@@ -72,6 +74,9 @@ class PoolingSetup:
     labels: tuple[str, ...] = ()
     activation: str = "none"
     answers: AnswerTokens | None = None
+    logit_mean: float = 0.0
+    logit_sigma: float = 1.0
+    step_tag_id: int | None = None
 
 
 def choose_runner(
