@@ -1,6 +1,6 @@
 """Make labels' scores of a generator's logits for some tokens, after the last token of a text."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,14 @@ class AnswerClassifier:
         self._weight: Tensor = rows[1:] - rows[:1] if is_difference else rows
         self._scores = scores
 
-    def pool(self, request: Encode, vectors: Tensor) -> EncodeResult:
+    @property
+    def head(self) -> Mapping[str, Tensor]:
+        """The parameters that adapters may replace: none."""
+        return {}
+
+    def pool(
+        self, request: Encode, vectors: Tensor, head: Mapping[str, Tensor] | None = None
+    ) -> EncodeResult:
         """Return the numbers of each label."""
         scores = self._weight @ vectors[-1].float()
         return finish_scores(request, scores, self._scores)

@@ -33,8 +33,6 @@ def build_pooling_engine(
         operator. phases: measures the time of each phase. shared_file: the file in which the
         group's workers share packed weights.
     """
-    if config.enable_lora:
-        raise ModelUnsupported("enable_lora: models that pool take no adapters")
     runner = build_pooling_runner(model_path, config, workers_on_host, log, phases, shared_file)
     does = ", ".join(runner.limits.tasks)
     log(f"pools texts of up to {runner.limits.max_model_len} tokens: {does}")
@@ -42,6 +40,7 @@ def build_pooling_engine(
         runner,
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=config.max_num_batched_tokens or runner.default_step_tokens,
+        adapters=runner.new_adapters(config.max_lora_rank) if config.enable_lora else None,
     )
 
 

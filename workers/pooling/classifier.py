@@ -4,11 +4,13 @@ The head is the model's own forward pass, in which the model below it returns ve
 computed already, together with those of other texts.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
 from headrace.protocol.to_frontend import Pooled
@@ -45,11 +47,23 @@ class Classifier:
         setattr(model, model.base_model_prefix, self._below)
         model.float()
 
-    def pool(self, request: Encode, vectors: Tensor) -> EncodeResult:
+    @property
+    def head(self) -> Mapping[str, Tensor]:
+        """The parameters that adapters may replace, by their names in the whole model."""
+        return dict(self._model.named_parameters())
+
+    def pool(
+        self, request: Encode, vectors: Tensor, head: Mapping[str, Tensor] | None = None
+    ) -> EncodeResult:
         """Return the numbers of each label, for the text or for each of its tokens."""
         self._below.vectors = vectors.float().unsqueeze(0)
         ids = torch.tensor([request.prompt_token_ids], device=vectors.device)
-        scores: Tensor = self._model(input_ids=ids, return_dict=True).logits[0].float()
+        inputs = {"input_ids": ids, "return_dict": True}
+        if head:
+            output = functional_call(self._model, dict(head), (), inputs)
+        else:
+            output = self._model(**inputs)
+        scores: Tensor = output.logits[0].float()
         if request.task == "token_classify":
             scores = of_steps(scores, request.prompt_token_ids, self._step_tag_id)
         return finish_scores(request, scores, self._scores)

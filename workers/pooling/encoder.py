@@ -7,7 +7,9 @@ do not depend on those beside it.
 """
 
 import inspect
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import groupby
 from typing import Any
 
@@ -18,6 +20,8 @@ from transformers.modeling_utils import PreTrainedModel
 from headrace.protocol.to_worker import Encode
 from headrace.workers.errors import ModelUnsupported
 from headrace.workers.linear.row_counts import round_up_rows
+from headrace.workers.lora.slots import AdapterSlots
+from headrace.workers.pooling.compiled_encoder import calls
 from headrace.workers.pooling.text_attention import TextAttention, TextGroup
 
 # MKL's products of few rows differ in their last bits from those of many: of fewer than 4 a thread.
@@ -34,7 +38,8 @@ _TOLERANCES = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.2}
 class Encoder:
     """A model without its head.
 
-    is_varlen: whether texts of different lengths share a forward pass.
+    is_varlen: whether texts of different lengths share a forward pass. slots: for LoRA adapters;
+        None: it takes none.
     """
 
     def __init__(self, model: PreTrainedModel, max_len: int) -> None:
@@ -45,6 +50,7 @@ class Encoder:
         self._attention = TextAttention()
         self._own_attention: str = model.config._attn_implementation
         self.is_varlen = False
+        self.slots: AdapterSlots | None = None
 
     @torch.inference_mode()
     def check(self) -> str:
@@ -99,9 +105,20 @@ class Encoder:
     @torch.inference_mode()
     def encode(self, requests: Sequence[Encode], report: Callable[[], None]) -> list[Tensor]:
         """Return the vectors [tokens, size] of each text. report: called as the pass proceeds."""
-        if self.is_varlen:
-            return self._encode_together(requests, report)
-        return self._encode_equal(requests, report)
+        run = self._encode_together if self.is_varlen else self._encode_equal
+        if self.slots is None:
+            return run(requests, report)
+        vectors: list[Tensor] = []
+        for texts in calls(requests, self.slots.num_slots, sys.maxsize):
+            vectors += run(texts, report)
+        return vectors
+
+    def _adapted(self, texts: Sequence[Encode]) -> AbstractContextManager[None]:
+        """Apply the adapters of texts to the next forward pass, whose first rows are theirs."""
+        if self.slots is None:
+            return nullcontext()
+        names = [text.adapter for text in texts]
+        return self.slots.applied_to(names, [_length(text) for text in texts])
 
     def _encode_together(
         self, requests: Sequence[Encode], report: Callable[[], None]
@@ -120,7 +137,8 @@ class Encoder:
             [place for text in ids for place in self.positions(text)] + [0] * filling,
             [kind for index in order for kind in _types(requests[index])] + [0] * filling,
         )
-        hidden = self._forward(**{name: row.unsqueeze(0) for name, row in rows.items()})[0]
+        with self._adapted([requests[index] for index in order]):
+            hidden = self._forward(**{name: row.unsqueeze(0) for name, row in rows.items()})[0]
         vectors = torch.split(hidden[:start], [len(text) for text in ids])
         return _in_order(vectors, order)
 
@@ -136,9 +154,10 @@ class Encoder:
                 [place for request in same for place in self.positions(request.prompt_token_ids)],
                 [kind for request in same for kind in _types(request)],
             )
-            hidden = self._forward(
-                **{name: row.view(len(same), length) for name, row in rows.items()}
-            )
+            with self._adapted(same):
+                hidden = self._forward(
+                    **{name: row.view(len(same), length) for name, row in rows.items()}
+                )
             vectors += hidden[: len(indexes)].unbind()
             report()
         return _in_order(vectors, order)

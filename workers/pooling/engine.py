@@ -22,10 +22,9 @@ from headrace.workers.pooling.check_encode import check_encode
 from headrace.workers.pooling.chunks import TextPieces, mean_of
 from headrace.workers.pooling.runner import EncodeResult, PoolingRunner
 from headrace.workers.pooling.token_budget import TokenBudget
+from headrace.workers.sequence.engine_adapters import EngineAdapters
 from headrace.workers.sequence.queued_request import QueuedRequest
 from headrace.workers.sequence.sequence import Failure
-
-NO_ADAPTERS = "models that pool take no adapters"
 
 
 @dataclass(slots=True, eq=False)
@@ -41,7 +40,8 @@ class PoolingEngine:
     """Runs texts on a runner, many at a time: a ReplicaEngine whose model pools.
 
     max_num_seqs, max_num_batched_tokens: texts and tokens of a step at most. A longer text runs by
-        itself. clock: measures steps, by which their tokens are bounded.
+        itself. adapters: for the runner; None: requests with an adapter are rejected. clock:
+        measures steps, by which their tokens are bounded.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class PoolingEngine:
         *,
         max_num_seqs: int,
         max_num_batched_tokens: int,
+        adapters: EngineAdapters | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._runner: PoolingRunner | None = runner
@@ -64,6 +65,9 @@ class PoolingEngine:
         self._texts: dict[str, QueuedText] = {}
         self._arrivals = self._steps = self._tokens = self._step_tokens = self._ended = 0
         self._last_batch = 0
+        self._adapters = adapters
+        if adapters is not None:
+            runner.use_adapters(adapters)
 
     @property
     def runner(self) -> PoolingRunner:
@@ -80,7 +84,8 @@ class PoolingEngine:
             raise RejectedByEngine(
                 f"task: this model generates no text, it does {does}", retry_elsewhere=False
             )
-        check_encode(request, self._texts, self._limits)
+        adapter_ids = None if self._adapters is None else self._adapters.ids
+        check_encode(request, self._texts, self._limits, adapter_ids)
         self._arrivals += 1
         pieces = TextPieces(request, self._limits.max_model_len)
         text = QueuedText(request, self._arrivals, time.monotonic(), pieces)
@@ -186,6 +191,7 @@ class PoolingEngine:
             kv_usage=0.0,
             steps=self._steps,
             step_age_s=0.0,
+            waiting_adapters=tuple(sorted(self._queue.adapters)),
         )
 
     def stats(self) -> EngineStats:
@@ -233,6 +239,8 @@ class PoolingEngine:
     def restore_runner(self, runner: PoolingRunner) -> None:
         """Continue with a runner that has the weights again."""
         self._runner = runner
+        if self._adapters is not None:
+            runner.use_adapters(self._adapters)
 
     def restore_weights(self) -> None:
         """Restore offloaded weights. Raises MemoryError if there is no memory for them."""
@@ -245,20 +253,31 @@ class PoolingEngine:
 
     @property
     def adapter_ids(self) -> frozenset[str]:
-        """The adapters that requests can name: none."""
-        return frozenset()
+        """The adapters that requests can name."""
+        return frozenset() if self._adapters is None else self._adapters.ids
 
     def add_adapter(self, adapter_id: str, folder: Path) -> None:
-        raise AdapterError(NO_ADAPTERS)
+        """Load the adapter in a folder. Raises AdapterError if it does not fit the model."""
+        if adapter_id not in self.adapter_ids:
+            self.put_adapter(adapter_id, self.read_adapter(folder))
 
     def read_adapter(self, folder: Path) -> Any:
-        raise AdapterError(NO_ADAPTERS)
+        """Read an adapter for `put_adapter`; safe in any thread. Raises AdapterError."""
+        if self._adapters is None:
+            raise AdapterError("this model takes no adapters")
+        return self._adapters.read(folder)
 
     def put_adapter(self, adapter_id: str, adapter: Any) -> None:
-        raise AdapterError(NO_ADAPTERS)
+        """Let requests name an adapter that `read_adapter` returned."""
+        assert self._adapters is not None
+        self._adapters.put(adapter_id, adapter)
 
     def remove_adapter(self, adapter_id: str) -> None:
-        """Do nothing: unknown ids are harmless."""
+        """Unload an adapter. Raises AdapterError if a request uses it."""
+        if any(text.request.adapter == adapter_id for text in self._texts.values()):
+            raise AdapterError("the adapter is in use")
+        if self._adapters is not None:
+            self._adapters.remove(adapter_id)
 
 
 _Batch = list[tuple[QueuedText, Encode]]

@@ -24,6 +24,7 @@ from headrace.protocol.logs.set_up import adopt_library_loggers
 from headrace.protocol.pooling import Convert
 from headrace.workers.errors import ModelUnsupported
 from headrace.workers.load_options import threads_of
+from headrace.workers.lora.slots import AdapterSlots
 from headrace.workers.native.compile_model import release_weights
 from headrace.workers.native.library import (
     choose_kernels,
@@ -110,6 +111,8 @@ def load_pooling_runner(
     model.to(dtype)
     with phases.phase("self-check"):
         reason = encoder.check()
+    if config.enable_lora:
+        encoder.slots = AdapterSlots.of(model, config.max_loras)
     if reason:
         log(f"texts of different lengths run one after the other: {reason}")
     return TorchPoolingRunner(encoder, pooler, limits)

@@ -5,7 +5,7 @@ at a time, so that a text's numbers do not depend on those beside it.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -17,6 +17,8 @@ from headrace.protocol.common.pooling.sentence_modules import DenseModule, Sente
 from headrace.protocol.to_frontend import Pooled
 from headrace.protocol.to_worker import Encode
 from headrace.workers.errors import ModelUnsupported
+from headrace.workers.lora.slots import AdapterSlots
+from headrace.workers.native.adapter_slots import NativeAdapterSlots
 from headrace.workers.pooling.runner import EncodeResult
 from headrace.workers.sequence.sequence import Failure
 
@@ -50,7 +52,14 @@ class Pooler:
         self._modes, self._normalizes = modules.modes, modules.normalizes
         self._denses = [_Dense(dense, device) for dense in modules.denses]
 
-    def pool(self, request: Encode, vectors: Tensor) -> EncodeResult:
+    @property
+    def head(self) -> Mapping[str, Tensor]:
+        """The parameters that adapters may replace: none."""
+        return {}
+
+    def pool(
+        self, request: Encode, vectors: Tensor, head: Mapping[str, Tensor] | None = None
+    ) -> EncodeResult:
         """Return a text's numbers. vectors: of its tokens [tokens, size]."""
         text = vectors.float()[request.prompt_length :]
         numbers = text
@@ -76,6 +85,17 @@ class Pooler:
         if not bool(torch.isfinite(numbers).all()):
             return NOT_FINITE
         return Pooled(to_bytes(numbers, request.number_format), tuple(numbers.shape))
+
+
+def head_of(
+    slots: NativeAdapterSlots | AdapterSlots | None, adapter: str
+) -> Mapping[str, Tensor] | None:
+    """Return what an adapter has for the model's head; None without one."""
+    if not adapter:
+        return None
+    assert slots is not None
+    assert slots.store is not None
+    return slots.store[adapter].head
 
 
 def of_steps(rows: Tensor, token_ids: Sequence[int], tag: int | None) -> Tensor:

@@ -1,12 +1,13 @@
 """The interface between the engine and what runs a model that pools."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from headrace.protocol.pooling import Task
 from headrace.protocol.to_frontend import Pooled
 from headrace.protocol.to_worker import Encode
+from headrace.workers.sequence.engine_adapters import EngineAdapters
 from headrace.workers.sequence.sequence import Failure
 
 if TYPE_CHECKING:  # a fake engine needs no torch
@@ -39,9 +40,19 @@ class TextLimits:
 
 
 class TextPooler(Protocol):
-    """Makes a text's numbers of its vectors [tokens, size]."""
+    """Makes a text's numbers of its vectors [tokens, size].
 
-    def pool(self, request: Encode, vectors: "Tensor") -> EncodeResult: ...
+    head: the parameters that adapters may replace, by name; none but a classifier has any.
+    """
+
+    @property
+    def head(self) -> "Mapping[str, Tensor]": ...
+
+    def pool(
+        self, request: Encode, vectors: "Tensor", head: "Mapping[str, Tensor] | None" = None
+    ) -> EncodeResult:
+        """Return a text's numbers. head: replaces parameters of the model's head."""
+        ...
 
 
 class PoolingRunner(Protocol):
@@ -55,6 +66,14 @@ class PoolingRunner(Protocol):
 
     @property
     def default_step_tokens(self) -> int: ...
+
+    def new_adapters(self, max_rank: int) -> EngineAdapters | None:
+        """Return an empty store of adapters for this model; None if it supports none."""
+        ...
+
+    def use_adapters(self, adapters: EngineAdapters) -> None:
+        """Look the requests' adapters up in this store from now on."""
+        ...
 
     def run(self, requests: Sequence[Encode], report: Callable[[], None]) -> list[EncodeResult]:
         """Run texts and return the result of each.

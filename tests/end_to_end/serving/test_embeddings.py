@@ -10,6 +10,7 @@ import psutil
 import pytest
 from openai import NotFoundError, OpenAI
 
+from tests.end_to_end.admin.test_adapters import write_adapter
 from tests.end_to_end.servers import Server, wait_for
 
 URL: Literal["/v1/embeddings"] = "/v1/embeddings"
@@ -20,16 +21,18 @@ SIZE = 16
 def server(
     fake_model: Path, cache_dir: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
-    """A group that generates, and two workers that pool, slowly."""
+    """A group that generates, and two workers that pool, slowly, with an adapter."""
     file = tmp_path_factory.mktemp("pool") / "pool.toml"
+    adapter = write_adapter(file.with_name("adapter"), 1)
     shared = f'model = "{fake_model}"\nengine = "fake"\n'
     file.write_text(
         f'frontends = 2\n[[group]]\nname = "chat"\nserved_model_name = "fake"\nworkers = 1\n'
         f'{shared}[[group]]\nname = "embed"\nserved_model_name = "vectors"\nworkers = 2\n'
         f'runner = "pooling"\nfake_step_s = 0.05\nmax_num_seqs = 4\n{shared}'
+        f'enable_lora = true\nlora_modules = ["tuned={adapter}"]\n'
         f"[group.hf_overrides]\nhidden_size = {SIZE}\nnum_attention_heads = 4\n"
     )
-    started = Server(["--config", str(file)], cache_dir)
+    started = Server(["--config", str(file), "--enable-admin"], cache_dir)
     yield started
     assert started.stop() == 0
 
@@ -56,7 +59,8 @@ def test_documents_in_the_order_of_their_scores(server: Server) -> None:
 
 def test_each_model_does_its_own(server: Server, client: OpenAI) -> None:
     tasks = {card.id: card.model_dump()["tasks"] for card in client.models.list()}
-    assert tasks == {"fake": ["generate"], "vectors": ["embed", "token_embed"]}
+    embeds = ["embed", "token_embed"]
+    assert tasks == {"fake": ["generate"], "vectors": embeds, "tuned": embeds}
     answer = client.embeddings.create(model="vectors", input=["a", "b", "a"])
     first, second, third = (item.embedding for item in answer.data)
     assert first == third != second
@@ -71,6 +75,26 @@ def test_each_model_does_its_own(server: Server, client: OpenAI) -> None:
     groups = {group["name"]: group for group in server.get("/load?verbose").json()["groups"]}
     assert groups["chat"]["tasks"] == ["generate"]
     assert groups["embed"]["tasks"] == ["embed", "token_embed"]
+
+
+def test_adapters_are_models_that_embed(server: Server, client: OpenAI, tmp_path: Path) -> None:
+    def vector(model: str) -> list[float]:
+        return client.embeddings.create(model=model, input="a").data[0].embedding
+
+    base, tuned = vector("vectors"), vector("tuned")
+    assert base != tuned == vector("tuned")
+    load = {"lora_name": "other", "lora_path": str(write_adapter(tmp_path / "adapter", 2))}
+    answer = server.client.post("/v1/load_lora_adapter?model=vectors", json=load)
+    assert answer.status_code == 200, answer.text
+    assert vector("other") not in (base, tuned)
+    cards = {card.id: card.model_dump() for card in client.models.list()}
+    assert (cards["other"]["parent"], cards["other"]["tasks"][0]) == ("vectors", "embed")
+    pooled = server.client.post("/pooling", json={"model": "other", "input": "a"}).json()
+    assert pooled["data"][0]["data"] == vector("other")
+    gone = server.client.post("/v1/unload_lora_adapter", json={"lora_name": "other"})
+    assert gone.status_code == 200, gone.text
+    with pytest.raises(NotFoundError):
+        vector("other")
 
 
 def test_chats_go_first_on_the_cores(server: Server) -> None:

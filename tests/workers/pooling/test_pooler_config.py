@@ -1,6 +1,7 @@
 """What operators say about pooling: texts in pieces, other ways to pool, calibrated scores."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +40,7 @@ def mean_by_hand(vectors: list[Vector], weights: list[int]) -> Vector:
 @pytest.mark.parametrize("activates", [None, False])
 def test_a_long_text_is_the_mean_of_its_pieces(activates: bool | None) -> None:
     parts = [IDS[start : start + 16] for start in range(0, 75, 16)]
-    fields = {"activates": activates, "dimensions": 5}
+    fields: dict[str, Any] = {"activates": activates, "dimensions": 5}
     found = run(
         pieces_of(Recorder(LIMITS)),
         [encode("long", IDS, **fields)]
