@@ -26,14 +26,18 @@ def build_pooling_engine(
     log: Callable[[str], None],
     phases: StartPhases | None = None,
     shared_file: SharedFile | None = None,
+    cache_folder: Path | None = None,
 ) -> PoolingEngine:
     """Load the model and build an engine for it. Raises ModelUnsupported if it cannot be served.
 
     workers_on_host: the number of workers that share this machine. log: receives lines for the
         operator. phases: measures the time of each phase. shared_file: the file in which the
-        group's workers share packed weights.
+        group's workers share packed weights. cache_folder: where compiled programs are kept for
+        later starts; None: nowhere.
     """
-    runner = build_pooling_runner(model_path, config, workers_on_host, log, phases, shared_file)
+    runner = build_pooling_runner(
+        model_path, config, workers_on_host, log, phases, shared_file, cache_folder
+    )
     does = ", ".join(runner.limits.tasks)
     log(f"pools texts of up to {runner.limits.max_model_len} tokens: {does}")
     return PoolingEngine(
@@ -51,18 +55,31 @@ def build_pooling_runner(
     log: Callable[[str], None],
     phases: StartPhases | None = None,
     shared_file: SharedFile | None = None,
+    cache_folder: Path | None = None,
 ) -> PoolingRunner:
     """Load the model into a runner; see `build_pooling_engine`."""
     phases = phases or StartPhases()
     if config.engine == "fake":
         phases.end_imports()
         return FakePoolingRunner(_fake_limits(model_path, config), config.fake_step_s)
+    # These import torch, which takes a second; the last one imports transformers, which takes more.
     defer_torch_modules()
-    # Imports torch and transformers, which takes seconds.
-    from headrace.workers.pooling.load_encoder import load_pooling_runner
+    from headrace.workers.native.library import choose_kernels
+    from headrace.workers.pooling.load_cached import load_cached_encoder
+    from headrace.workers.program_cache.cached_programs import ProgramCache
 
     phases.end_imports()
-    return load_pooling_runner(model_path, config, workers_on_host, log, phases, shared_file)
+    choose_kernels(config.cpu_kernels)
+    cache = ProgramCache(cache_folder, model_path, config, log)
+    cached = load_cached_encoder(
+        cache, model_path, config, workers_on_host, log, phases, shared_file
+    )
+    if cached is not None:
+        return cached
+    with phases.phase("imports"):
+        from headrace.workers.pooling.load_encoder import load_pooling_runner
+
+    return load_pooling_runner(model_path, config, workers_on_host, log, phases, shared_file, cache)
 
 
 def _fake_limits(model_path: Path, config: EngineConfig) -> TextLimits:

@@ -22,6 +22,7 @@ from headrace.workers.errors import ModelUnsupported
 from headrace.workers.linear.row_counts import round_up_rows
 from headrace.workers.lora.slots import AdapterSlots
 from headrace.workers.pooling.compiled_encoder import calls
+from headrace.workers.pooling.positions import positions_of
 from headrace.workers.pooling.text_attention import TextAttention, TextGroup
 
 # MKL's products of few rows differ in their last bits from those of many: of fewer than 4 a thread.
@@ -38,6 +39,7 @@ _TOLERANCES = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.2}
 class Encoder:
     """A model without its head.
 
+    padding: the token after whose id positions are counted; None: they are counted from 0.
     is_varlen: whether texts of different lengths share a forward pass. slots: for LoRA adapters;
         None: it takes none.
     """
@@ -46,7 +48,7 @@ class Encoder:
         self.model: Any = model
         self._max_len = max_len
         self._takes = frozenset(inspect.signature(model.forward).parameters)
-        self._padding = _padding_of_positions(model)
+        self.padding = _padding_of_positions(model)
         self._attention = TextAttention()
         self._own_attention: str = model.config._attn_implementation
         self.is_varlen = False
@@ -181,15 +183,8 @@ class Encoder:
         }
 
     def positions(self, text: Sequence[int]) -> Sequence[int]:
-        """Return the positions of a text's tokens: from 0, or as RoBERTa counts them, where a
-        padding token in the text is not counted."""
-        if self._padding is None:
-            return range(len(text))
-        places, place = [], self._padding
-        for token in text:
-            place += token != self._padding
-            places.append(self._padding if token == self._padding else place)
-        return places
+        """Return the positions of a text's tokens."""
+        return positions_of(text, self.padding)
 
     def _filling(self, rows: int, multiple: bool = False) -> int:
         """Return how many rows to add, so that last bits do not depend on the number of rows."""

@@ -1,7 +1,8 @@
 """Load a transformers model that pools into a runner."""
 
 import inspect
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,6 @@ from headrace.protocol.common.pooling.answer_tokens import read_answer_tokens
 from headrace.protocol.common.pooling.model_setup import (
     PoolingSetup,
     choose_runner,
-    read_setup,
-)
-from headrace.protocol.common.pooling.pooler_overrides import (
-    longest_embedded,
-    with_pooler_config,
 )
 from headrace.protocol.common.pooling.sentence_modules import PoolingFilesError, read_object
 from headrace.protocol.config import Dtype, EngineConfig
@@ -36,12 +32,15 @@ from headrace.workers.native.weight_format import format_names
 from headrace.workers.native.weight_memory import SharedWeights, fingerprint_weights
 from headrace.workers.pooling.answer_classifier import AnswerClassifier, answer_ids
 from headrace.workers.pooling.classifier import Classifier, ScoreSettings
-from headrace.workers.pooling.compiled_encoder import CompiledEncoder, compile_encoder
+from headrace.workers.pooling.compile_encoder import compile_encoder
+from headrace.workers.pooling.compiled_encoder import CompiledEncoder
 from headrace.workers.pooling.encoder import Encoder
+from headrace.workers.pooling.load_cached import limits_of, setup_of
 from headrace.workers.pooling.native_runner import NativePoolingRunner
 from headrace.workers.pooling.pooler import Pooler
 from headrace.workers.pooling.runner import PoolingRunner, TextLimits, TextPooler
 from headrace.workers.pooling.torch_runner import TorchPoolingRunner
+from headrace.workers.program_cache.cached_programs import ProgramCache
 from headrace.workers.start_phases import StartPhases
 from headrace.workers.torch_runner.loading import (
     checkpoint_dtype,
@@ -64,10 +63,12 @@ def load_pooling_runner(
     log: Callable[[str], None],
     phases: StartPhases,
     shared_file: SharedFile | None = None,
+    cache: ProgramCache | None = None,
 ) -> PoolingRunner:
     """Load a model folder. Raises ModelUnsupported, with one line, if it cannot be served.
 
-    shared_file: the file in which the group's workers share packed weights.
+    shared_file: the file in which the group's workers share packed weights. cache: where the
+        program is kept; None: nowhere.
     """
     adopt_library_loggers()
     if (model_path / REFERENCE).is_file():
@@ -84,28 +85,21 @@ def load_pooling_runner(
         own = checkpoint_dtype(model_path)
         stored = own if is_exact and own == torch.float32 else dtype
         whole = _load_model(model_path, stored, device, convert)
-    setup = _read_setup(model_path, convert, whole, config)
+    values = _configuration(model_path, whole)
+    setup = setup_of(model_path, config, values)
     model, pooler = _parts(model_path, whole, setup, device)
-    length = config.max_model_len or setup.own_length
-    if length > setup.longest:
-        raise ModelUnsupported(f"max_model_len is {length}, but the model takes {setup.longest}")
+    types = getattr(model.config, "type_vocab_size", 0) or 1
+    limits = limits_of(setup, config, model.get_input_embeddings().weight.shape[0], types)
     log(f"{type(model).__name__} in {dtype} on {device}, {threads} threads")
-    limits = TextLimits(
-        tasks=setup.tasks,
-        vocab_size=model.get_input_embeddings().weight.shape[0],
-        max_model_len=length,
-        size=setup.size,
-        dimensions=setup.dimensions,
-        num_token_types=getattr(model.config, "type_vocab_size", 0) or 1,
-        max_embed_len=_longest_embedded(config, length),
-        normalizes=setup.modules.normalizes,
-    )
-    encoder = Encoder(model, length)
+    encoder = Encoder(model, limits.max_model_len)
     shared = None
     if shared_file is not None:
         shared = SharedWeights(shared_file, fingerprint_weights(model_path))
     compiled = _compile(encoder, config, threads, dtype, log, phases, shared)
     if compiled is not None:
+        if cache is not None and not setup.labels:
+            with phases.phase("compile"):
+                _keep(cache, encoder, compiled, limits, setup, values)
         release_weights(model, compiled.compiled)
         return NativePoolingRunner(compiled, pooler, limits)
     model.to(dtype)
@@ -116,6 +110,26 @@ def load_pooling_runner(
     if reason:
         log(f"texts of different lengths run one after the other: {reason}")
     return TorchPoolingRunner(encoder, pooler, limits)
+
+
+def _keep(
+    cache: ProgramCache,
+    encoder: Encoder,
+    compiled: CompiledEncoder,
+    limits: TextLimits,
+    setup: PoolingSetup,
+    values: Mapping[str, Any],
+) -> None:
+    """Keep the program for later starts, with what these must know of the model."""
+    plan = compiled.compiled.plan
+    assert plan is not None
+    facts = {
+        "config": json.loads(json.dumps(values, default=str)),
+        "num_token_types": limits.num_token_types,
+        "padding": encoder.padding,
+        "cosine": compiled.cosine,
+    }
+    cache.save(plan, encoder.model, limits.vocab_size, setup.longest, facts)
 
 
 def _compile(
@@ -145,6 +159,7 @@ def _compile(
         size = f"{program.weight_bytes / 2**20:.0f} MiB of weights"
         kinds = format_names(program.formats, dtype)
         log(f"compiled kernels for {require_kernels().name}, {size} in {kinds}")
+        compiled.cosine = cosine
         if config.quantization:
             log(f"{config.quantization}: cosine to the exact model's vectors {cosine:.5f}")
         return compiled
@@ -171,26 +186,9 @@ def _parts(
     return classifier.base, classifier
 
 
-def _longest_embedded(config: EngineConfig, length: int) -> int:
-    try:
-        return longest_embedded(config.pooler_config, length)
-    except PoolingFilesError as error:
-        raise ModelUnsupported(str(error)) from error
-
-
 def _convert(model_path: Path, config: EngineConfig) -> Convert:
     try:
         return choose_runner(model_path, "pooling", config.convert)[1]
-    except PoolingFilesError as error:
-        raise ModelUnsupported(str(error)) from error
-
-
-def _read_setup(
-    model_path: Path, convert: Convert, model: Any, config: EngineConfig
-) -> PoolingSetup:
-    try:
-        setup = read_setup(model_path, convert, _configuration(model_path, model))
-        return with_pooler_config(setup, config.pooler_config)
     except PoolingFilesError as error:
         raise ModelUnsupported(str(error)) from error
 

@@ -6,6 +6,7 @@ import torch
 
 from headrace.protocol.to_worker import Encode
 from headrace.workers.lora.store import AdapterStore
+from headrace.workers.native.program import CompiledProgram
 from headrace.workers.pooling.compiled_encoder import CompiledEncoder
 from headrace.workers.pooling.pooler import head_of, join_pieces
 from headrace.workers.pooling.runner import EncodeResult, TextLimits, TextPooler
@@ -22,6 +23,11 @@ class NativePoolingRunner:
     def __init__(self, encoder: CompiledEncoder, pooler: TextPooler, limits: TextLimits) -> None:
         self.limits = limits
         self._encoder, self._pooler = encoder, pooler
+
+    @property
+    def program(self) -> CompiledProgram:
+        """The model's instructions and weights."""
+        return self._encoder.compiled
 
     @torch.inference_mode()
     def run(self, requests: Sequence[Encode], report: Callable[[], None]) -> list[EncodeResult]:

@@ -7,6 +7,7 @@ at a time, so that a text's numbers do not depend on those beside it.
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,10 +18,12 @@ from headrace.protocol.common.pooling.sentence_modules import DenseModule, Sente
 from headrace.protocol.to_frontend import Pooled
 from headrace.protocol.to_worker import Encode
 from headrace.workers.errors import ModelUnsupported
-from headrace.workers.lora.slots import AdapterSlots
-from headrace.workers.native.adapter_slots import NativeAdapterSlots
 from headrace.workers.pooling.runner import EncodeResult
 from headrace.workers.sequence.sequence import Failure
+
+if TYPE_CHECKING:  # an embedder whose program is cached needs no transformers
+    from headrace.workers.lora.slots import AdapterSlots
+    from headrace.workers.native.adapter_slots import NativeAdapterSlots
 
 NOT_FINITE = Failure("rejected", "input: the model's numbers for this text are not finite")
 _FORMATS = {
@@ -88,7 +91,7 @@ class Pooler:
 
 
 def head_of(
-    slots: NativeAdapterSlots | AdapterSlots | None, adapter: str
+    slots: "NativeAdapterSlots | AdapterSlots | None", adapter: str
 ) -> Mapping[str, Tensor] | None:
     """Return what an adapter has for the model's head; None without one."""
     if not adapter:
