@@ -127,6 +127,40 @@ def test_nothing_is_lost_when_a_worker_dies(server: Server, client: OpenAI) -> N
     assert server.metric("headrace:request_replays_total", model_name="vectors") > before
 
 
+def test_metrics_of_texts(server: Server, client: OpenAI) -> None:
+    labels = {"model_name": "vectors"}
+
+    def count(name: str, **more: str) -> float:
+        return server.metric(f"headrace:{name}", **labels, **more)
+
+    names = (
+        "prompt_tokens_total", "prompt_tokens_by_source_total", "iteration_tokens_total_sum",
+        "request_prompt_tokens_sum", "request_prefill_kv_computed_tokens_sum",
+        "request_prompt_tokens_count", "request_generation_tokens_count", "request_params_n_count",
+        "time_to_first_token_seconds_count", "e2e_request_latency_seconds_count",
+        "request_queue_time_seconds_count", "request_prefill_time_seconds_count",
+        "request_inference_time_seconds_count", "request_decode_time_seconds_count",
+    )  # fmt: skip
+    before = {name: count(name) for name in names}
+    stopped = count("request_success_total", finished_reason="stop")
+    with ThreadPoolExecutor(1) as threads:
+        texts = ["a b"] * 100
+        asked = threads.submit(client.embeddings.create, model="vectors", input=texts)
+        for gauge in ("num_requests_running", "num_requests_waiting"):
+            wait_for(lambda gauge=gauge: count(gauge) > 0, f"{gauge} shows texts")  # type: ignore[misc]
+        tokens = asked.result().usage.prompt_tokens
+    wait_for(
+        lambda: count("request_success_total", finished_reason="stop") == stopped + 100,
+        "all texts are counted",
+    )
+    wait_for(lambda: count("num_requests_running") == 0, "no text runs")
+    for name in names:
+        moved = count(name) - before[name]
+        assert moved == (100 if name.endswith("_count") else tokens), name
+    assert count("generation_tokens_total") == 0
+    assert count("inter_token_latency_seconds_count") == 0
+
+
 def _running(server: Server) -> int:
     groups = server.get("/load?verbose").json()["groups"]
     return sum(each["running"] + each["waiting"] for each in groups if each["name"] == "embed")
