@@ -19,13 +19,15 @@ import itertools
 import json
 import multiprocessing
 import os
+import re
 import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +43,7 @@ from bench.load.schedule import Load, run
 TEXTS = 256
 FLOOD_NICENESS = 19
 SESSIONS_OF_TURN = 1_000_000  # no prompt is in a prefix cache
+SUCCESS = r'^headrace:request_success_total\{.*"stop".*model_name="texts"\} (\S+)$'
 REQUESTS = 8  # bodies of a flood, which takes them in turn
 
 
@@ -114,40 +117,35 @@ def _line(number: int, name: str, turn: ChatTurn, rate: float) -> str:
     return f"round {number}, {name}: {len(turn.gaps)} gaps, {shown}, {longest}{beside}{failed}"
 
 
-class _Rate:
-    """Texts a second since the start, counted in another process."""
-
-    def __init__(self) -> None:
-        self.count = multiprocessing.get_context("spawn").Value("q", 0)
-        self._started = time.perf_counter()
-
-    def __call__(self) -> float:
-        return int(self.count.value) / (time.perf_counter() - self._started)
-
-
 @contextlib.contextmanager
-def _flood(url: str, bodies: Sequence[bytes], count: int) -> Iterator[_Rate]:
-    """Flood the pool meanwhile."""
-    rate = _Rate()
+def _flood(url: str, bodies: Sequence[bytes], count: int) -> Iterator[Callable[[], float]]:
+    """Flood the pool meanwhile; yield what returns the texts a second since then."""
     if not count:
-        yield rate
+        yield lambda: 0.0
         return
     context = multiprocessing.get_context("spawn")
-    process = context.Process(target=_embed_on, args=(url, bodies, count, rate.count), daemon=True)
+    process = context.Process(target=_embed_on, args=(url, bodies, count), daemon=True)
+    before = _texts_done(url)
     process.start()
     try:
-        while not rate.count.value:
+        while _texts_done(url) == before:
             if not process.is_alive():
                 raise SystemExit("the flood has ended")
             time.sleep(0.05)
-        rate.count.value, rate._started = 0, time.perf_counter()
-        yield rate
+        done, started = _texts_done(url), time.perf_counter()
+        yield lambda: (_texts_done(url) - done) / (time.perf_counter() - started)
     finally:
         process.terminate()
         process.join()
 
 
-def _embed_on(url: str, bodies: Sequence[bytes], count: int, done: "_Count") -> None:
+def _texts_done(url: str) -> float:
+    with urllib.request.urlopen(f"{url}/metrics") as answer:
+        found = re.findall(SUCCESS, answer.read().decode(), re.MULTILINE)
+    return sum(map(float, found))
+
+
+def _embed_on(url: str, bodies: Sequence[bytes], count: int) -> None:
     """Send requests for embeddings until this process is ended."""
     os.nice(FLOOD_NICENESS)
     with contextlib.suppress(OSError):  # sessions' weights are where Linux groups tasks by session
@@ -161,8 +159,6 @@ def _embed_on(url: str, bodies: Sequence[bytes], count: int, done: "_Count") -> 
                 await response.read()
             if response.status != 200:
                 raise HTTPFailure(f"HTTP {response.status}")
-            with done.get_lock():
-                done.value += TEXTS
             number += count
 
     async def run_all() -> None:
@@ -170,16 +166,6 @@ def _embed_on(url: str, bodies: Sequence[bytes], count: int, done: "_Count") -> 
         await asyncio.gather(*[run(number, server) for number in range(count)])
 
     asyncio.run(run_all())
-
-
-class _Count:
-    """What multiprocessing.Value returns, for types alone."""
-
-    value: int
-
-    def get_lock(self) -> contextlib.AbstractContextManager[bool]:
-        """Return what only one process holds."""
-        raise NotImplementedError
 
 
 def _bodies(model: Path) -> list[bytes]:
