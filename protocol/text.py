@@ -26,6 +26,7 @@ class PoolingInfo(Frozen):
     normalizes: whether embeddings are normalized unless a request says otherwise.
     similarity: how embeddings are compared.
     labels: of a classifier, by their numbers.
+    routes: the names of kinds of texts that are pooled in ways of their own.
     """
 
     tasks: tuple[PoolingTask, ...]
@@ -39,6 +40,7 @@ class PoolingInfo(Frozen):
     normalizes: bool = True
     similarity: str = "cosine"
     labels: tuple[str, ...] = ()
+    routes: tuple[str, ...] = ()
 
 
 class TextInfo(Frozen):

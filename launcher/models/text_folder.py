@@ -18,8 +18,8 @@ from headrace.launcher.models.generation_config import generation_defaults, outp
 from headrace.launcher.models.model_cache import file_digest, joint_digest
 from headrace.launcher.models.model_folder import ModelError, read_json_object
 from headrace.protocol.common.context_length import context_length
+from headrace.protocol.common.pooling.json_files import PoolingFilesError
 from headrace.protocol.common.pooling.model_setup import PoolingSetup, read_setup
-from headrace.protocol.common.pooling.sentence_modules import PoolingFilesError
 from headrace.protocol.pooling import Convert
 from headrace.protocol.text import PoolingInfo, TextInfo
 
@@ -136,6 +136,7 @@ def _pooling_info(setup: PoolingSetup, config: dict[str, Any]) -> PoolingInfo:
         normalizes=modules.normalizes,
         similarity=modules.similarity,
         labels=setup.labels,
+        routes=tuple(modules.routes),
     )
 
 

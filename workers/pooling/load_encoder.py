@@ -9,12 +9,13 @@ import torch
 
 from headrace.protocol.common.gguf_reference import REFERENCE
 from headrace.protocol.common.pooling.answer_tokens import read_answer_tokens
+from headrace.protocol.common.pooling.json_files import PoolingFilesError, read_object
 from headrace.protocol.common.pooling.model_setup import (
     PoolingSetup,
     choose_runner,
     read_setup,
 )
-from headrace.protocol.common.pooling.sentence_modules import PoolingFilesError, read_object
+from headrace.protocol.common.pooling.static_embedding import STATIC_TYPE
 from headrace.protocol.config import Dtype, EngineConfig
 from headrace.protocol.logs.set_up import adopt_library_loggers
 from headrace.protocol.pooling import Convert
@@ -34,8 +35,9 @@ from headrace.workers.pooling.classifier import Classifier
 from headrace.workers.pooling.compiled_encoder import CompiledEncoder, compile_encoder
 from headrace.workers.pooling.encoder import Encoder
 from headrace.workers.pooling.native_runner import NativePoolingRunner
-from headrace.workers.pooling.pooler import Pooler
+from headrace.workers.pooling.pooler import Pooler, RoutedPooler
 from headrace.workers.pooling.runner import PoolingRunner, TextLimits, TextPooler
+from headrace.workers.pooling.static_runner import StaticRunner, read_table
 from headrace.workers.pooling.torch_runner import TorchPoolingRunner
 from headrace.workers.start_phases import StartPhases
 from headrace.workers.torch_runner.loading import (
@@ -67,6 +69,9 @@ def load_pooling_runner(
     adopt_library_loggers()
     if (model_path / REFERENCE).is_file():
         raise ModelUnsupported("a GGUF file that pools is not served yet: give safetensors")
+    values = read_object(model_path / "config.json")
+    if values.get("model_type") == STATIC_TYPE:
+        return _load_static(model_path, values, config, log, phases)
     choose_kernels(config.cpu_kernels)
     device = choose_device(config.device)
     threads = threads_of(config, workers_on_host)
@@ -107,6 +112,28 @@ def load_pooling_runner(
     if reason:
         log(f"texts of different lengths run one after the other: {reason}")
     return TorchPoolingRunner(encoder, pooler, limits)
+
+
+def _load_static(
+    model_path: Path,
+    values: dict[str, Any],
+    config: EngineConfig,
+    log: Callable[[str], None],
+    phases: StartPhases,
+) -> StaticRunner:
+    if config.quantization:
+        raise ModelUnsupported("quantization: a table of embeddings has no layers")
+    device = choose_device(config.device)
+    with phases.phase("weights"):
+        table = read_table(model_path).to(device)
+    try:
+        setup = read_setup(model_path, "embed", values)
+    except PoolingFilesError as error:
+        raise ModelUnsupported(str(error)) from error
+    length = config.max_model_len or setup.own_length
+    log(f"a table of embeddings on {device}: {table.shape[0]} tokens, {table.shape[1]} numbers")
+    limits = TextLimits(setup.tasks, len(table), length, setup.size, setup.dimensions)
+    return StaticRunner(table, _pooler(setup, device), limits)
 
 
 def _compile(
@@ -152,13 +179,17 @@ def _parts(
 ) -> tuple[Any, TextPooler]:
     """Return a model without its head, and what makes numbers of its vectors."""
     if not setup.labels:
-        return whole, Pooler(setup.modules, device)
+        return whole, _pooler(setup, device)
     if setup.answers is not None:
         ids = answer_ids(model_path, setup.answers)
         answering = AnswerClassifier(whole, ids, setup.answers.is_difference, setup.activation)
         return answering.base, answering
     classifier = Classifier(whole, setup.activation)
     return classifier.base, classifier
+
+
+def _pooler(setup: PoolingSetup, device: torch.device) -> TextPooler:
+    return (RoutedPooler if setup.modules.routes else Pooler)(setup.modules, device)
 
 
 def _convert(model_path: Path, config: EngineConfig) -> Convert:
