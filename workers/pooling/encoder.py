@@ -34,12 +34,12 @@ _TOLERANCES = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.2}
 class Encoder:
     """A model without its head.
 
-    is_varlen: whether texts of different lengths share a forward pass.
+    max_len: tokens of a text. is_varlen: whether texts of different lengths share a forward pass.
     """
 
     def __init__(self, model: PreTrainedModel, max_len: int) -> None:
         self.model: Any = model
-        self._max_len = max_len
+        self.max_len = max_len
         self._takes = frozenset(inspect.signature(model.forward).parameters)
         self._padding = _padding_of_positions(model)
         self._attention = TextAttention()
@@ -89,7 +89,7 @@ class Encoder:
         return _difference(own, found) <= _TOLERANCES[dtype], min(cosines)
 
     def _check_texts(self) -> list[Encode]:
-        lengths = [min(length, self._max_len) for length in (*_CHECK_LENGTHS, _LONG_CHECK)]
+        lengths = [min(length, self.max_len) for length in (*_CHECK_LENGTHS, _LONG_CHECK)]
         generator = torch.Generator().manual_seed(0)
         embedding: Any = self.model.get_input_embeddings()
         vocab = embedding.weight.shape[0]

@@ -151,7 +151,9 @@ def _compile(
     """
     model = encoder.model
     with phases.phase("compile"):
-        compiled, reason = compile_encoder(model, config, threads, encoder.positions, dtype, shared)
+        compiled, reason = compile_encoder(
+            model, config, threads, encoder.positions, dtype, encoder.max_len, shared
+        )
     cosine = 1.0
     if compiled is not None:
         with phases.phase("self-check"):
