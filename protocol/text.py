@@ -29,6 +29,7 @@ class PoolingInfo(Frozen):
     max_embed_len: tokens of a text that is embedded, at most; None: max_model_len.
     default_task, default_dimensions, activates: what requests mean that leave it out; None: the
         first task, all numbers, and what the model's authors say.
+    routes: the names of kinds of texts that are pooled in ways of their own.
     """
 
     tasks: tuple[PoolingTask, ...]
@@ -46,6 +47,7 @@ class PoolingInfo(Frozen):
     default_task: PoolingTask | None = None
     default_dimensions: int | None = None
     activates: bool | None = None
+    routes: tuple[str, ...] = ()
 
 
 class TextInfo(Frozen):

@@ -51,6 +51,7 @@ def start_encoding(
             token_type_ids=each.token_type_ids,
             prompt_length=each.prompt_length,
             compared_with=each.compared_with,
+            route=each.route,
             dimensions=dimensions,
             activates=activates,
             number_format=number_format,

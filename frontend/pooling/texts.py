@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from headrace.frontend.context import ServedModel
@@ -21,6 +21,7 @@ class EncodeInput:
     text: as the client wrote it; None if it came as token ids.
     token_type_ids: of each token; empty: all are 0. prompt_length: tokens that are not pooled.
     compared_with: vectors of tokens that this text's are compared with; empty: they are not.
+    route: the kind of the text, where the model tells kinds apart.
     """
 
     token_ids: tuple[int, ...]
@@ -28,6 +29,7 @@ class EncodeInput:
     token_type_ids: tuple[int, ...] = ()
     prompt_length: int = 0
     compared_with: bytes = b""
+    route: str = ""
 
 
 class Truncation(Protocol):
@@ -60,9 +62,10 @@ async def encode_inputs(
     strings = [text for text in texts if isinstance(text, str)]
     if not strings:
         ids = [each for each in texts if not isinstance(each, str)]
-        return await _check_ids(request, model, ids, field, _limit(model, task))
+        inputs = await _check_ids(request, model, ids, field, _limit(model, task))
+        return with_route(inputs, model, (prompt_name or "",))
     prompt = _prompt(pooling_of(model), prompt_name)
-    return await encode_texts(
+    inputs = await encode_texts(
         request,
         model,
         strings,
@@ -71,6 +74,15 @@ async def encode_inputs(
         field=field,
         task=task,
     )
+    return with_route(inputs, model, (prompt_name or "",))
+
+
+def with_route(
+    inputs: list[EncodeInput], model: ServedModel, names: Sequence[str]
+) -> list[EncodeInput]:
+    """Return texts of the first of these kinds that the model tells apart; as they are if none."""
+    route = next((name for name in names if name in pooling_of(model).routes), "")
+    return [replace(each, route=route) for each in inputs] if route else inputs
 
 
 async def encode_texts(
@@ -187,6 +199,8 @@ def _prompt(info: PoolingInfo, name: str | None) -> str:
     """Return the prompt of a name; raises BadRequest if the model has none of it."""
     name = info.default_prompt if name is None else name
     if not name:
+        return ""
+    if name not in info.prompts and name in info.routes:
         return ""
     if name not in info.prompts:
         known = ", ".join(map(repr, info.prompts)) or "none"

@@ -18,12 +18,12 @@ from headrace.launcher.models.generation_config import generation_defaults, outp
 from headrace.launcher.models.model_cache import file_digest, joint_digest
 from headrace.launcher.models.model_folder import ModelError, read_json_object
 from headrace.protocol.common.context_length import context_length
+from headrace.protocol.common.pooling.json_files import PoolingFilesError
 from headrace.protocol.common.pooling.model_setup import PoolingSetup, read_setup
 from headrace.protocol.common.pooling.pooler_overrides import (
     longest_embedded,
     with_pooler_config,
 )
-from headrace.protocol.common.pooling.sentence_modules import PoolingFilesError
 from headrace.protocol.pooler_config import PoolerConfig
 from headrace.protocol.pooling import Convert
 from headrace.protocol.text import PoolingInfo, TextInfo
@@ -155,6 +155,7 @@ def _pooling_info(
         default_task=said.task,
         default_dimensions=said.dimensions,
         activates=said.use_activation,
+        routes=tuple(modules.routes),
     )
 
 

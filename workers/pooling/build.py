@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from headrace.protocol.common.pooling.json_files import PoolingFilesError, read_object
 from headrace.protocol.common.pooling.model_setup import read_setup
 from headrace.protocol.common.pooling.pooler_overrides import (
     longest_embedded,
     with_pooler_config,
 )
-from headrace.protocol.common.pooling.sentence_modules import PoolingFilesError, read_object
 from headrace.protocol.config import EngineConfig
 from headrace.workers.deferred_torch import defer_torch_modules
 from headrace.workers.errors import ModelUnsupported

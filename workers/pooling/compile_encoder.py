@@ -17,6 +17,7 @@ from headrace.workers.native.plan import plan_program
 from headrace.workers.native.program import CompiledProgram
 from headrace.workers.native.weight_memory import SharedWeights
 from headrace.workers.pooling.compiled_encoder import CompiledEncoder
+from headrace.workers.pooling.offset_attention import offset_attention
 from headrace.workers.pooling.positions import Positions
 
 
@@ -27,12 +28,15 @@ def compile_encoder(
     threads: int,
     positions: Positions,
     dtype: torch.dtype,
+    longest: int,
     shared: SharedWeights | None = None,
 ) -> tuple[CompiledEncoder | None, str]:
     """Return the compiled encoder; or None, and why torch's operations run the model.
 
-    dtype: of products; embeddings, norms and sums keep the model's. shared: the weights that the
-    group's workers share. The model's attention is as before afterwards.
+    dtype: of products; embeddings, norms and sums keep the model's. longest: tokens of a text.
+    shared: the weights that the group's workers share.
+
+    The model's attention is as before afterwards.
     """
     reason = "the compiled kernels run on CPUs only"
     if model.device.type == "cpu":
@@ -40,7 +44,7 @@ def compile_encoder(
     if reason:
         return None, reason
     hook = AttentionHook(allows_both_ways=True)
-    with attention_of(model, hook.name):
+    with attention_of(model, hook.name), offset_attention(model, hook.name, longest):
         try:
             compiled = _compile(model, hook, config, threads, dtype, shared)
         except (NotStatic, ModelUnsupported) as error:

@@ -40,13 +40,13 @@ class Encoder:
     """A model without its head.
 
     padding: the token after whose id positions are counted; None: they are counted from 0.
-    is_varlen: whether texts of different lengths share a forward pass. slots: for LoRA adapters;
-        None: it takes none.
+    max_len: tokens of a text. is_varlen: whether texts of different lengths share a forward pass.
+    slots: for LoRA adapters; None: it takes none.
     """
 
     def __init__(self, model: PreTrainedModel, max_len: int) -> None:
         self.model: Any = model
-        self._max_len = max_len
+        self.max_len = max_len
         self._takes = frozenset(inspect.signature(model.forward).parameters)
         self.padding = _padding_of_positions(model)
         self._attention = TextAttention()
@@ -97,7 +97,7 @@ class Encoder:
         return _difference(own, found) <= _TOLERANCES[dtype], min(cosines)
 
     def _check_texts(self) -> list[Encode]:
-        lengths = [min(length, self._max_len) for length in (*_CHECK_LENGTHS, _LONG_CHECK)]
+        lengths = [min(length, self.max_len) for length in (*_CHECK_LENGTHS, _LONG_CHECK)]
         generator = torch.Generator().manual_seed(0)
         embedding: Any = self.model.get_input_embeddings()
         vocab = embedding.weight.shape[0]

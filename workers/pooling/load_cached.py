@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
+from headrace.protocol.common.pooling.json_files import PoolingFilesError
 from headrace.protocol.common.pooling.model_setup import PoolingSetup, choose_runner, read_setup
 from headrace.protocol.common.pooling.pooler_overrides import (
     longest_embedded,
     with_pooler_config,
 )
-from headrace.protocol.common.pooling.sentence_modules import PoolingFilesError
 from headrace.protocol.config import EngineConfig
 from headrace.workers.errors import ModelUnsupported
 from headrace.workers.load_options import threads_of
@@ -25,7 +25,7 @@ from headrace.workers.native.weight_format import format_names
 from headrace.workers.native.weight_memory import SharedWeights, fingerprint_weights
 from headrace.workers.pooling.compiled_encoder import CompiledEncoder
 from headrace.workers.pooling.native_runner import NativePoolingRunner
-from headrace.workers.pooling.pooler import Pooler
+from headrace.workers.pooling.pooler import pooler_of
 from headrace.workers.pooling.positions import positions_of
 from headrace.workers.pooling.runner import TextLimits
 from headrace.workers.program_cache.cached_programs import CachedProgram, ProgramCache
@@ -54,7 +54,7 @@ def load_cached_encoder(
     threads = threads_of(config, workers_on_host)
     torch.set_num_threads(threads)
     runner = _runner_of(cached, model_path, config, threads, phases, shared_file)
-    if not cache.is_current:  # while weights were read from the files
+    if runner is None or not cache.is_current:  # while weights were read from the files
         return None
     program = runner.program
     kinds = format_names(program.formats, program.dtype)
@@ -109,17 +109,19 @@ def _runner_of(
     threads: int,
     phases: StartPhases,
     shared_file: SharedFile | None,
-) -> NativePoolingRunner:
+) -> NativePoolingRunner | None:
     facts = cached.facts
     setup = setup_of(model_path, config, facts["config"])
     limits = limits_of(setup, config, cached.vocab_rows, facts["num_token_types"])
+    if limits.max_model_len > facts["max_len"]:  # tables of a program may be of this length
+        return None
     padding: int | None = facts["padding"]
     with phases.phase("weights"), torch.inference_mode():
         shared = None
         if shared_file is not None:
             shared = SharedWeights(shared_file, fingerprint_weights(model_path))
         compiled = CompiledProgram.of_plan(cached.plan, threads, shared)
-        pooler = Pooler(setup.modules, torch.device("cpu"), setup.step_tag_id)
+        pooler = pooler_of(setup, torch.device("cpu"))
     slots = compiled.new_adapter_slots(config.max_loras) if config.enable_lora else None
     encoder = CompiledEncoder(compiled, lambda text: positions_of(text, padding), slots)
     return NativePoolingRunner(encoder, pooler, limits)

@@ -10,11 +10,12 @@ import torch
 
 from headrace.protocol.common.gguf_reference import REFERENCE
 from headrace.protocol.common.pooling.answer_tokens import read_answer_tokens
+from headrace.protocol.common.pooling.json_files import PoolingFilesError, read_object
 from headrace.protocol.common.pooling.model_setup import (
     PoolingSetup,
     choose_runner,
 )
-from headrace.protocol.common.pooling.sentence_modules import PoolingFilesError, read_object
+from headrace.protocol.common.pooling.static_embedding import STATIC_TYPE
 from headrace.protocol.config import Dtype, EngineConfig
 from headrace.protocol.logs.set_up import adopt_library_loggers
 from headrace.protocol.pooling import Convert
@@ -37,8 +38,9 @@ from headrace.workers.pooling.compiled_encoder import CompiledEncoder
 from headrace.workers.pooling.encoder import Encoder
 from headrace.workers.pooling.load_cached import limits_of, setup_of
 from headrace.workers.pooling.native_runner import NativePoolingRunner
-from headrace.workers.pooling.pooler import Pooler
+from headrace.workers.pooling.pooler import pooler_of
 from headrace.workers.pooling.runner import PoolingRunner, TextLimits, TextPooler
+from headrace.workers.pooling.static_runner import StaticRunner, read_table
 from headrace.workers.pooling.torch_runner import TorchPoolingRunner
 from headrace.workers.program_cache.cached_programs import ProgramCache
 from headrace.workers.start_phases import StartPhases
@@ -73,6 +75,9 @@ def load_pooling_runner(
     adopt_library_loggers()
     if (model_path / REFERENCE).is_file():
         raise ModelUnsupported("a GGUF file that pools is not served yet: give safetensors")
+    values = read_object(model_path / "config.json")
+    if values.get("model_type") == STATIC_TYPE:
+        return _load_static(model_path, values, config, log, phases)
     choose_kernels(config.cpu_kernels)
     device = choose_device(config.device)
     threads = threads_of(config, workers_on_host)
@@ -128,8 +133,27 @@ def _keep(
         "num_token_types": limits.num_token_types,
         "padding": encoder.padding,
         "cosine": compiled.cosine,
+        "max_len": encoder.max_len,
     }
     cache.save(plan, encoder.model, limits.vocab_size, setup.longest, facts)
+
+
+def _load_static(
+    model_path: Path,
+    values: dict[str, Any],
+    config: EngineConfig,
+    log: Callable[[str], None],
+    phases: StartPhases,
+) -> StaticRunner:
+    if config.quantization:
+        raise ModelUnsupported("quantization: a table of embeddings has no layers")
+    device = choose_device(config.device)
+    with phases.phase("weights"):
+        table = read_table(model_path).to(device)
+    setup = setup_of(model_path, config, values)
+    log(f"a table of embeddings on {device}: {table.shape[0]} tokens, {table.shape[1]} numbers")
+    limits = limits_of(setup, config, len(table), 1)
+    return StaticRunner(table, pooler_of(setup, device), limits)
 
 
 def _compile(
@@ -147,7 +171,9 @@ def _compile(
     """
     model = encoder.model
     with phases.phase("compile"):
-        compiled, reason = compile_encoder(model, config, threads, encoder.positions, dtype, shared)
+        compiled, reason = compile_encoder(
+            model, config, threads, encoder.positions, dtype, encoder.max_len, shared
+        )
     cosine = 1.0
     if compiled is not None:
         with phases.phase("self-check"):
@@ -176,7 +202,7 @@ def _parts(
 ) -> tuple[Any, TextPooler]:
     """Return a model without its head, and what makes numbers of its vectors."""
     if not setup.labels:
-        return whole, Pooler(setup.modules, device, setup.step_tag_id)
+        return whole, pooler_of(setup, device)
     scores = ScoreSettings(setup.activation, setup.logit_mean, setup.logit_sigma)
     if setup.answers is not None:
         ids = answer_ids(model_path, setup.answers)

@@ -16,7 +16,7 @@ from headrace.frontend.pooling.start_encoding import (
     check_dimensions,
     start_encoding,
 )
-from headrace.frontend.pooling.texts import EncodeInput, encode_texts, pooling_of
+from headrace.frontend.pooling.texts import EncodeInput, encode_texts, pooling_of, with_route
 from headrace.frontend.pooling.typed_embeddings import check_types, typed_embeddings
 from headrace.frontend.process.worker_thread import run_in_worker_thread
 from headrace.frontend.schemas.pooling.cohere import CohereEmbeddings, CohereEmbedRequest
@@ -96,7 +96,8 @@ async def _inputs(model: ServedModel, request: CohereEmbedRequest) -> list[Encod
         raise BadRequest(
             f"max_tokens: a text of {field} has more than {most} tokens.", "max_tokens"
         )
-    return inputs
+    kind = request.input_type or ""
+    return with_route(inputs, model, (kind, *_PROMPTS.get(kind, ())))
 
 
 def _cut(model: ServedModel, request: CohereEmbedRequest) -> PoolingFields:
@@ -117,6 +118,8 @@ def _prompt(model: ServedModel, input_type: str | None) -> str:
         return info.prompts.get(info.default_prompt or "", "")
     if input_type in info.prompts:
         return info.prompts[input_type]
+    if input_type in info.routes:
+        return ""
     if input_type not in _PROMPTS:
         known = ", ".join((*info.prompts, *_PROMPTS))
         raise BadRequest(f"input_type: must be one of {known}.", "input_type")

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
+from headrace.protocol.common.pooling.json_files import PoolingFilesError
 from headrace.protocol.common.pooling.model_setup import PoolingSetup
-from headrace.protocol.common.pooling.sentence_modules import PoolingFilesError
 from headrace.protocol.pooler_config import PoolerConfig
 
 _MODES = {"CLS": "cls", "LAST": "lasttoken", "MEAN": "mean"}
@@ -21,7 +21,9 @@ def with_pooler_config(setup: PoolingSetup, config: PoolerConfig | None) -> Pool
     _check(setup, config)
     modules = setup.modules
     if config.seq_pooling_type is not None:
-        modules = replace(modules, modes=(_MODES[config.seq_pooling_type],))
+        modes = (_MODES[config.seq_pooling_type],)
+        routes = {name: replace(each, modes=modes) for name, each in modules.routes.items()}
+        modules = replace(modules, modes=modes, routes=routes)
     return replace(
         setup,
         modules=modules,
