@@ -269,16 +269,6 @@ def test_numbers_that_are_not_finite_end_their_text_alone(bert: Path, tmp_path: 
     assert found["good"].pooled == run(engine_of(bert), [encode("g", [5, 6, 7])])["g"].pooled
 
 
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [("enable_lora", True)],
-)
-def test_options_that_pooling_does_not_have(option: str, value: object, bert: Path) -> None:
-    config = EngineConfig.model_validate({"runner": "pooling", option: value})
-    with pytest.raises(ModelUnsupported, match=option):
-        build_pooling_engine(bert, config, 1, print)
-
-
 def test_a_missing_weight_is_an_error(bert: Path, tmp_path: Path) -> None:
     folder = linked(bert, tmp_path, copies=("config.json",))
     config = json.loads((folder / "config.json").read_text())
