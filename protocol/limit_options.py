@@ -33,6 +33,9 @@ class LimitOptions(Frozen):
         1024, description="prompts of a request, or conversations of a batch of chats"
     )
     max_inputs: Positive = Field(2048, description="texts of a request for numbers")
+    max_numbers: Positive = Field(
+        2**24, description="numbers of all tokens of a request for vectors or labels of tokens"
+    )
     max_messages: Positive = Field(10_000, description="messages of a chat, or items of an input")
     max_content_parts: Positive = Field(10_000, description="parts of a message's content")
     max_documents: Positive = Field(1024, description="documents of a chat")

@@ -5,7 +5,7 @@ transformers.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -23,7 +23,10 @@ class PoolingInfo(Frozen):
     includes_prompt: whether a prompt's tokens are pooled, too.
     lowercases: whether texts are read in lower case.
     has_token_types: whether the model tells the two texts of a pair apart.
+    separates_pairs: whether a cross-encoder's tokenizer joins pairs; false: one text follows the
+        other at once, as clients have written them.
     normalizes: whether embeddings are normalized unless a request says otherwise.
+    truncation_side: of texts that are cut, unless a request says otherwise.
     similarity: how embeddings are compared.
     labels: of a classifier, by their numbers.
     max_embed_len: tokens of a text that is embedded, at most; None: max_model_len.
@@ -40,7 +43,9 @@ class PoolingInfo(Frozen):
     includes_prompt: bool = True
     lowercases: bool = False
     has_token_types: bool = False
+    separates_pairs: bool = True
     normalizes: bool = True
+    truncation_side: Literal["left", "right"] = "right"
     similarity: str = "cosine"
     labels: tuple[str, ...] = ()
     max_embed_len: Annotated[int, Field(ge=1)] | None = None

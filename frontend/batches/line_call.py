@@ -22,6 +22,9 @@ from headrace.protocol.to_worker import BATCH_PRIORITY
 
 # Fields of a request that need a connection, or work that outlives it.
 _EXCLUDED = ("stream", "background")
+# Answers that are not JSON have no place in a file of results.
+_BINARY = ("bytes", "bytes_only")
+_ENCODED = ("/v1/embeddings", "/pooling")
 MAX_RETRY_S = 60.0
 _OVERLOADED = (429, 503)
 
@@ -53,6 +56,11 @@ async def call_route(app: Quart, call: LineCall) -> LineAnswer:
     for field in _EXCLUDED:
         if body.get(field):
             return _rejection(BadRequest(f"{field}: must be false in a batch.", field), request_id)
+    if endpoint in _ENCODED and body.get("encoding_format") in _BINARY:
+        error = BadRequest(
+            "encoding_format: must be float or base64 in a batch.", "encoding_format"
+        )
+        return _rejection(error, request_id)
     if endpoint == "/v1/responses":
         # The output file has the answer: ten thousand rows in the store would push others out.
         body = {"store": False, **body}

@@ -13,7 +13,7 @@ from headrace.frontend.schemas.limits import current_limits, limit_of, nesting_d
 _PIECE = 64 * 1024
 
 # Lists of token ids may be as long as the body: they are checked without a loop in Python.
-_TOKEN_FIELDS = frozenset({"prompt", "tokens", "allowed_token_ids"})
+_TOKEN_FIELDS = frozenset({"prompt", "input", "tokens", "allowed_token_ids"})
 
 
 def check_encoded_size(data: bytes) -> None:

@@ -30,7 +30,8 @@ def plan_migrations(
     """
     ready = [each for each in workers if each.state == READY]
     free = [each for each in ready if not each.is_paused and not each.load.waiting]
-    crowded = [each for each in ready if each.load.waiting] if free else []
+    groups = {each.group for each in free}
+    crowded = [each for each in ready if each.load.waiting and each.group in groups]
     for worker in sorted(crowded, key=lambda each: -each.load.waiting):
         for flight in _waiting(worker, loads, now):
             target = _least_busy(free, flight, worker, loads)

@@ -16,6 +16,7 @@ class Encoding:
     """The texts of one request on their way.
 
     `close` must always be called in the end; it cancels what is not finished.
+    fields: of the request, that held the texts.
     deadline: on the clock of `time.monotonic`; None: no deadline.
     """
 
@@ -24,11 +25,12 @@ class Encoding:
         streams: Sequence[OutputStream],
         observers: Sequence[RequestObserver],
         prompt_tokens: Sequence[int],
+        fields: Sequence[str],
         deadline: float | None = None,
     ) -> None:
         self._streams = [notifying(stream) for stream in streams]
         self._observers, self._prompt_tokens = observers, prompt_tokens
-        self._deadline = deadline
+        self._fields, self._deadline = fields, deadline
         self._found: dict[int, Pooled] = {}
         self._begun: set[int] = set()  # texts that a worker has run
         self._finished = [False] * len(streams)
@@ -85,7 +87,7 @@ class Encoding:
         if output is None or output.finish_reason is None:
             return
         if (failure := error_of(output)) is not None:
-            self._fail(failure)
+            self._fail(_naming(failure, self._fields[index]))
             return
         self._begun.add(index)
         self._observers[index].output(0, output.admission)
@@ -117,3 +119,9 @@ class Encoding:
     def _wake(self) -> None:
         if self._done is not None and not self._done.done():
             self._done.set_result(None)
+
+
+def _naming(error: ApiError, field: str) -> ApiError:
+    """Return an error of a worker, which knows no fields, with the field if it is about a text."""
+    reason = error.message.removeprefix("input: ").removeprefix("prompt_token_ids: ")
+    return error if reason == error.message else error.renamed(f"{field}: {reason}", field)

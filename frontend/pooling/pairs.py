@@ -7,7 +7,7 @@ from headrace.frontend.context import ServedModel
 from headrace.frontend.errors import BadRequest
 from headrace.frontend.generation.prompts import check_encodable
 from headrace.frontend.pooling.rendered_pairs import encode_rendered, joins_by_template
-from headrace.frontend.pooling.texts import EncodeInput, pooling_of, shortened_text
+from headrace.frontend.pooling.texts import EncodeInput, pooling_of, shortened_text, side_of
 from headrace.frontend.schemas.pooling.scoring import ScoringFields
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
 
@@ -20,13 +20,13 @@ async def encode_pairs(request: ScoringFields, model: ServedModel) -> list[Encod
     Raises BadRequest, naming the field, if one has too many tokens, or none.
     """
     tokenizer = model.tokenizer
-    if joins_by_template(tokenizer.info):
+    if joins_by_template(tokenizer.info) or not pooling_of(model).separates_pairs:
         return await encode_rendered(request, model)
-    side, info = request.truncation_side, pooling_of(model)
+    info = pooling_of(model)
     firsts = await _encode(request, tokenizer, request.firsts, info.lowercases)
     seconds = await _encode(request, tokenizer, request.seconds, info.lowercases)
-    firsts = [_kept(ids, request.max_tokens_per_query, side) for ids in firsts]
-    seconds = [_kept(ids, request.max_tokens_per_doc, side) for ids in seconds]
+    firsts = [_kept(ids, request.max_tokens_per_query) for ids in firsts]
+    seconds = [_kept(ids, request.max_tokens_per_doc) for ids in seconds]
     room = _room(request, tokenizer)
     inputs = []
     for index, second in enumerate(seconds):
@@ -97,8 +97,9 @@ def _join(
     template, limit = tokenizer.pair_template, tokenizer.info.max_model_len
     if room is not None:
         kept = _shares(len(first), len(second), room)
-        first = _kept(first, kept[0], request.truncation_side, all_at=None)
-        second = _kept(second, kept[1], request.truncation_side, all_at=None)
+        side = side_of(request, tokenizer)
+        first = _kept(first, kept[0], side, all_at=None)
+        second = _kept(second, kept[1], side, all_at=None)
     token_ids = template.join(first, second)
     name = request.second_field
     if not token_ids:
@@ -110,10 +111,12 @@ def _join(
             "input_tokens",
         )
     types = template.join_types(len(first), len(second)) if has_types else ()
-    return EncodeInput(token_ids, text, types)
+    return EncodeInput(token_ids, text, types, field=name)
 
 
-def _kept(token_ids: list[int], count: int, side: str | None, all_at: int | None = 0) -> list[int]:
+def _kept(
+    token_ids: list[int], count: int, side: str = "right", all_at: int | None = 0
+) -> list[int]:
     """Return the tokens of a text that are kept. all_at: the count that stands for all."""
     if count == all_at or len(token_ids) <= count:
         return token_ids

@@ -1,4 +1,5 @@
-"""Turn pairs of texts into one text each, by the template of a reranker that is a generator."""
+"""Turn pairs of texts into one text each, by the template of a reranker that is a generator, or
+without one by writing the second after the first."""
 
 import asyncio
 import re
@@ -38,6 +39,8 @@ async def encode_rendered(request: ScoringFields, model: ServedModel) -> list[En
 
 
 async def _render(request: ScoringFields, model: ServedModel, first: str, second: str) -> str:
+    if not joins_by_template(model.tokenizer.info):
+        return first + second
     variables = dict(request.chat_template_kwargs or {})
     if request.instruction is not None:
         variables.setdefault("instruction", request.instruction)

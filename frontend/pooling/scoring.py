@@ -24,8 +24,8 @@ _WAYS: tuple[PoolingTask, ...] = ("score", "embed", "token_embed")
 _MANY_BYTES = 128 * 1024  # of vectors that are compared off the event loop
 
 # The prompts before queries and documents, by the names that authors give them.
-QUERY_PROMPTS = ("query",)
-DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+QUERY_PROMPTS = ("query", "search_query", "retrieval.query")
+DOCUMENT_PROMPTS = ("document", "passage", "corpus", "search_document", "retrieval.passage")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,5 +123,6 @@ async def _cut(request: ScoringFields, tokenizer: ModelTokenizer, limit: int, pr
         around = sum(map(len, tokenizer.special_around))
         before = len(await tokenizer.encode(prompt, add_special_tokens=False)) if prompt else 0
         most = longest if keep in (None, -1) else keep
-        keep = min(most or longest, limit + around + before)
+        if limit + around + before < (most or longest):
+            return _Cut(limit + around + before, "right")  # the limit of a side keeps beginnings
     return _Cut(keep, request.truncation_side)

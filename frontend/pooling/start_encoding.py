@@ -17,7 +17,8 @@ from headrace.frontend.metrics import LongestOutput
 from headrace.frontend.middleware.deadline import current_deadline
 from headrace.frontend.pooling.encoding import Encoding
 from headrace.frontend.pooling.texts import EncodeInput, pooling_of
-from headrace.frontend.rate_limits.rate_limits import Demand
+from headrace.frontend.rate_limits.rate_limits import Demand, Reservation
+from headrace.frontend.schemas.limits import limit_of
 from headrace.frontend.schemas.pooling.fields import PoolingFields
 from headrace.protocol.pooling import NumberFormat, PoolingTask
 from headrace.protocol.to_worker import Encode
@@ -35,13 +36,15 @@ def start_encoding(
 ) -> Encoding:
     """Submit texts; the HTTP request owns them, and they end with it.
 
-    Raises RateLimited if the client's key has reached a limit.
+    Raises RateLimited if the client's key has reached a limit; BadRequest if the answer would hold
+    too many numbers.
     """
     raise_interruption()
     info = pooling_of(model)
     if dimensions is None and task == "embed":
         dimensions = info.default_dimensions
     activates = info.activates if request.use_activation is None else request.use_activation
+    _check_size(task, inputs, dimensions or info.size)
     tenant, user = owner_of(context.principal, request.user)
     messages = [
         Encode(
@@ -63,6 +66,8 @@ def start_encoding(
         for each in inputs
     ]
     tokens = [len(each.token_ids) for each in inputs]
+    # Before the texts are submitted: what a limit refuses must not run.
+    reservation = _reserve(context, tokens, inputs[-1].field, started := [])
     name = model.group.served_names[0]
     encoding = Encoding(
         [context.pool.encode(model.group.name, message) for message in messages],
@@ -74,13 +79,43 @@ def start_encoding(
             for count in tokens
         ],
         tokens,
+        [each.field for each in inputs],
         current_deadline(context.config.request_timeout_s),
     )  # fmt: skip
-    demand = Demand(sum(tokens), choices=0, output_tokens=0, is_bounded=True)
-    own(context, model, encoding, reserve_tokens(context, demand, encoding.used_tokens))
+    started.append(encoding)
+    own(context, model, encoding, reservation)
     if context.config.enable_log_requests:
         RequestLog(context.config, inputs, messages_to_log(messages))
     return encoding
+
+
+def _check_size(task: PoolingTask, inputs: Sequence[EncodeInput], width: int) -> None:
+    """Raise BadRequest if numbers of tokens are more than a frontend should hold."""
+    most, field = limit_of("max_numbers"), inputs[-1].field
+    if not task.startswith("token_") or inputs[-1].compared_with:
+        return
+    count = width * sum(len(each.token_ids) for each in inputs)
+    if count > most:
+        raise BadRequest(
+            f"{field}: {width} numbers for each token are {count}, at most {most} are "
+            "possible: send fewer texts.",
+            field,
+        )
+
+
+def _reserve(
+    context: Context, tokens: Sequence[int], field: str, started: Sequence[Encoding]
+) -> Reservation | None:
+    """Reserve the tokens of texts within the limit of the client's key; None if it has none.
+
+    started: holds the texts on their way, once they are.
+    """
+    demand = Demand(sum(tokens), choices=0, output_tokens=0, is_bounded=False, field=field)
+
+    def used(at_end: bool) -> int | None:
+        return started[0].used_tokens(at_end) if started else (0 if at_end else None)
+
+    return reserve_tokens(context, demand, used)
 
 
 def messages_to_log(messages: Sequence[Encode]) -> list[str]:

@@ -13,12 +13,14 @@ from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.protocol.pooling import PoolingTask
 from headrace.protocol.text import PoolingInfo
 
+SHORTENS = "truncate_prompt_tokens"  # the field that errors recommend
+
 
 @dataclass(frozen=True, slots=True)
 class EncodeInput:
     """A text as workers get it.
 
-    text: as the client wrote it; None if it came as token ids.
+    text: as the client wrote it; None if it came as token ids. field: of the request, that held it.
     token_type_ids: of each token; empty: all are 0. prompt_length: tokens that are not pooled.
     compared_with: vectors of tokens that this text's are compared with; empty: they are not.
     route: the kind of the text, where the model tells kinds apart.
@@ -30,6 +32,7 @@ class EncodeInput:
     prompt_length: int = 0
     compared_with: bytes = b""
     route: str = ""
+    field: str = "input"
 
 
 class Truncation(Protocol):
@@ -112,7 +115,7 @@ async def encode_texts(
     around = tokenizer.special_around if add_special_tokens else ([], [])
     limit = _limit(model, task)
     return [
-        _input(request, limit, token_ids, text, around, skipped, field)
+        _input(request, tokenizer, limit, token_ids, text, around, skipped, field)
         for text, token_ids in zip(texts, encoded, strict=True)
     ]
 
@@ -135,7 +138,7 @@ async def _check_ids(
 ) -> list[EncodeInput]:
     inputs = []
     for ids in texts:
-        inputs.append(_input(request, limit, ids, None, ([], []), 0, field))
+        inputs.append(_input(request, model.tokenizer, limit, ids, None, ([], []), 0, field))
         check_vocabulary(inputs[-1].token_ids, model.tokenizer, field)
         await asyncio.sleep(0)  # a million ids take a while: let other requests run
     return inputs
@@ -143,6 +146,7 @@ async def _check_ids(
 
 def _input(
     request: Truncation,
+    tokenizer: ModelTokenizer,
     limit: int,
     token_ids: list[int],
     text: str | None,
@@ -160,17 +164,18 @@ def _input(
         if keep > limit:
             name = "truncate_prompt_tokens"
             raise BadRequest(f"{name}: is more than the {limit} tokens of a text.", name)
-        token_ids = _cut(token_ids, keep, request.truncation_side == "left", around)
+        token_ids = _cut(token_ids, keep, side_of(request, tokenizer) == "left", around)
     if not token_ids:
         name = "truncate_prompt_tokens" if keep == 0 else field
         raise BadRequest(f"{name}: a text must have at least one token.", name)
     if len(token_ids) > limit:
         raise BadRequest(
             f"{field}: a text has {len(token_ids)} tokens, more than the {limit} that the model "
-            "takes (truncate_prompt_tokens shortens texts).",
+            f"takes ({SHORTENS} shortens texts).",
             "input_tokens",
         )
-    return EncodeInput(tuple(token_ids), text, prompt_length=min(skipped, len(token_ids) - 1))
+    skipped = min(skipped, len(token_ids) - 1)
+    return EncodeInput(tuple(token_ids), text, prompt_length=skipped, field=field)
 
 
 def _cut(
@@ -192,7 +197,13 @@ def shortened_text(text: str, tokenizer: ModelTokenizer, request: Truncation) ->
     most = tokenizer.encodable_chars
     if len(text) <= most:
         return text
-    return text[len(text) - most :] if request.truncation_side == "left" else text[:most]
+    return text[len(text) - most :] if side_of(request, tokenizer) == "left" else text[:most]
+
+
+def side_of(request: Truncation, tokenizer: ModelTokenizer) -> Literal["left", "right"]:
+    """Return the side on which texts are cut: that of the request, else the tokenizer's own."""
+    info = tokenizer.info.pooling
+    return request.truncation_side or ("right" if info is None else info.truncation_side)
 
 
 def _prompt(info: PoolingInfo, name: str | None) -> str:

@@ -51,6 +51,7 @@ class Demand:
     choices: of all its prompts. output_tokens: at most, of all choices together.
     is_bounded: whether the client has set that bound, rather than the model's context.
     before: the least of what the same HTTP request has asked for already, for other texts.
+    field: that asks for them, if there is no output; None: the bound of the output does, if any.
     """
 
     prompt_tokens: int
@@ -58,6 +59,12 @@ class Demand:
     output_tokens: int
     is_bounded: bool
     before: int = 0
+    field: str | None = None
+
+    @property
+    def param(self) -> str | None:
+        """The field at fault if these tokens are too many."""
+        return self.field or ("max_tokens" if self.is_bounded else None)
 
     @property
     def least(self) -> int:
@@ -207,7 +214,7 @@ class RateLimits:
         if limit is None:
             return None
         if self.is_enforced and demand.least > limit:
-            raise BadRequest(_too_large(demand, limit), "max_tokens" if demand.is_bounded else None)
+            raise BadRequest(_too_large(demand, limit), demand.param)
         tokens, spare = min(demand.reserved, limit), limit // 2 if is_line else 0
         use = self.meters.of(key.name)
         with use.locked():

@@ -12,6 +12,7 @@ ENDPOINTS: Final = (
     "/v1/completions",
     "/v1/responses",
     "/v1/embeddings",
+    *("/score", "/v1/score", "/rerank", "/v1/rerank", "/v2/rerank", "/classify", "/pooling"),
 )
 MAX_METADATA = 16
 # How long output files may be kept.

@@ -118,6 +118,7 @@ _LIMITS = (
     Flag("max_beams", metavar="N"),
     Flag("max_prompts", metavar="N"),
     Flag("max_inputs", metavar="N"),
+    Flag("max_numbers", metavar="N"),
     Flag("max_messages", metavar="N"),
     Flag("max_content_parts", metavar="N"),
     Flag("max_documents", metavar="N"),

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -18,7 +18,7 @@ from headrace.launcher.models.generation_config import generation_defaults, outp
 from headrace.launcher.models.model_cache import file_digest, joint_digest
 from headrace.launcher.models.model_folder import ModelError, read_json_object
 from headrace.protocol.common.context_length import context_length
-from headrace.protocol.common.pooling.json_files import PoolingFilesError
+from headrace.protocol.common.pooling.json_files import PoolingFilesError, read_object
 from headrace.protocol.common.pooling.model_setup import PoolingSetup, read_setup
 from headrace.protocol.common.pooling.pooler_overrides import (
     longest_embedded,
@@ -113,7 +113,7 @@ def _text_info(model: Path, facts: dict[str, Any], overrides: TextOverrides) -> 
         max_output_tokens=output_ceiling(source, override, defaults),
         tokenizer_class=facts["tokenizer_class"],
         added_tokens=facts["added_tokens"],
-        pooling=None if setup is None else _pooling_info(setup, config, overrides.pooler, length),
+        pooling=None if setup is None else _pooling_info(model, setup, config, overrides, length),
         **facts["special_tokens"],
     )
 
@@ -132,22 +132,31 @@ def _pooling_setup(
 
 
 def _pooling_info(
-    setup: PoolingSetup, config: dict[str, Any], pooler: PoolerConfig | None, max_model_len: int
+    model: Path,
+    setup: PoolingSetup,
+    config: dict[str, Any],
+    overrides: TextOverrides,
+    max_model_len: int,
 ) -> PoolingInfo:
-    modules, said = setup.modules, pooler or PoolerConfig()
+    modules, said = setup.modules, overrides.pooler or PoolerConfig()
     try:
-        longest = longest_embedded(pooler, max_model_len)
+        longest = longest_embedded(overrides.pooler, max_model_len)
     except PoolingFilesError as error:
         raise ModelError(str(error)) from error
     return PoolingInfo(
         tasks=setup.tasks,
         size=setup.size,
         dimensions=setup.dimensions,
-        prompts=dict(modules.prompts),
+        prompts={**modules.prompts, **_task_instructions(config)},
         default_prompt=modules.default_prompt,
         includes_prompt=modules.includes_prompt,
         lowercases=modules.lowercases,
         has_token_types=config.get("type_vocab_size", 0) > 1,
+        # A generator that classifies has read no pairs, but its own prompts.
+        separates_pairs=bool(
+            config.get("use_sep_token", config.get("classifier_from_token") is None)
+        ),
+        truncation_side=_truncation_side(model),
         normalizes=modules.normalizes,
         similarity=modules.similarity,
         labels=setup.labels,
@@ -157,6 +166,21 @@ def _pooling_info(
         activates=said.use_activation,
         routes=tuple(modules.routes),
     )
+
+
+def _task_instructions(config: dict[str, Any]) -> dict[str, str]:
+    """Return the prompts that config.json has by name, as the reference reads them."""
+    found = config.get("task_instructions")
+    texts = found if isinstance(found, dict) else {}
+    return {name: text for name, text in texts.items() if isinstance(text, str)}
+
+
+def _truncation_side(model: Path) -> Literal["left", "right"]:
+    try:
+        settings = read_object(model / "tokenizer_config.json")
+    except PoolingFilesError as error:
+        raise ModelError(str(error)) from error
+    return "left" if settings.get("truncation_side") == "left" else "right"
 
 
 def _max_model_len(

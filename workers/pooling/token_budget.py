@@ -21,8 +21,10 @@ class TokenBudget:
         return min(self._most, max(MIN_TOKENS, int(self._rate * TARGET_STEP_S)))
 
     def observe(self, tokens: int, seconds: float) -> None:
-        """Record how long a step took. Small ones tell little: most of it is not their tokens'."""
-        if tokens < MIN_TOKENS or seconds <= 0:
+        """Record how long a step took. Small ones tell little: most of it is not their tokens'. Of
+        the least budget, though, texts seldom fill the last token: half of it must tell enough, or
+        one slow moment would bound all steps after it."""
+        if tokens < MIN_TOKENS // 2 or seconds <= 0:
             return
         rate = tokens / seconds
         self._rate = rate if self._rate is None else self._rate + _SMOOTHING * (rate - self._rate)

@@ -53,9 +53,12 @@ def resolve_formats(
 
 
 def log_found(config: PoolConfig, formats: Mapping[str, ModelFormats]) -> None:
-    """Say what was found in the chat templates of groups that leave it to them."""
+    """Say what was found in the chat templates of groups that generate and leave it to them."""
     for group in config.groups:
-        if AUTO in (group.reasoning_parser, group.serving.tool_call_parser):
+        if group.engine.runner != "pooling" and AUTO in (
+            group.reasoning_parser,
+            group.serving.tool_call_parser,
+        ):
             found = formats[group.name].description
             log.info("%s: the chat template has %s", group.served_names[0], found)
 

@@ -16,7 +16,13 @@ from headrace.frontend.pooling.start_encoding import (
     check_dimensions,
     start_encoding,
 )
-from headrace.frontend.pooling.texts import EncodeInput, encode_texts, pooling_of, with_route
+from headrace.frontend.pooling.texts import (
+    SHORTENS,
+    EncodeInput,
+    encode_texts,
+    pooling_of,
+    with_route,
+)
 from headrace.frontend.pooling.typed_embeddings import check_types, typed_embeddings
 from headrace.frontend.process.worker_thread import run_in_worker_thread
 from headrace.frontend.schemas.pooling.cohere import CohereEmbeddings, CohereEmbedRequest
@@ -82,15 +88,18 @@ async def _inputs(model: ServedModel, request: CohereEmbedRequest) -> list[Encod
     if not request.strings:
         raise BadRequest("texts: must be given.", "texts")
     field = "inputs" if request.texts is None else "texts"
-    inputs = await encode_texts(
-        _cut(model, request),
-        model,
-        request.strings,
-        add_special_tokens=True,
-        prompt=_prompt(model, request.input_type),
-        field=field,
-        task="embed",
-    )
+    try:
+        inputs = await encode_texts(
+            _cut(model, request),
+            model,
+            request.strings,
+            add_special_tokens=True,
+            prompt=_prompt(model, request.input_type),
+            field=field,
+            task="embed",
+        )
+    except BadRequest as error:  # which knows this route's fields by other names
+        raise error.renamed(error.message.replace(SHORTENS, "truncate"), error.param) from None
     most = request.max_tokens
     if most is not None and any(len(each.token_ids) > most for each in inputs):
         raise BadRequest(

@@ -1,12 +1,18 @@
-"""all-MiniLM-L6-v2 over real processes, found by its folder; asked by OpenAI's client."""
+"""all-MiniLM-L6-v2 over real processes, found by its folder; asked by OpenAI's and LangChain's
+clients."""
 
+import base64
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import torch
+from langchain_openai import OpenAIEmbeddings
 from openai import OpenAI
+from pydantic import SecretStr
 from transformers import AutoModel, AutoTokenizer
 
 from tests.end_to_end.servers import Server
@@ -51,3 +57,37 @@ def test_vectors_are_those_of_transformers(server: Server, folder: Path) -> None
     assert alone.data[0].embedding == answer.data[1].embedding
     assert "curl" in server.log
     assert "/v1/embeddings" in server.log
+
+
+def test_all_forms_hold_the_same_bytes(server: Server) -> None:
+    def ask(**fields: str) -> httpx.Response:
+        body = {"model": "minilm", "input": TEXTS, **fields}
+        answer = server.client.post("/v1/embeddings", json=body)
+        assert answer.status_code == 200
+        return answer
+
+    plain = [item["embedding"] for item in ask().json()["data"]]
+    wanted = np.array(plain, dtype=np.float32).tobytes()
+    encoded = ask(encoding_format="base64").json()["data"]
+    assert b"".join(base64.b64decode(item["embedding"]) for item in encoded) == wanted
+    answer = ask(encoding_format="bytes")
+    places = json.loads(answer.headers["metadata"])["data"]
+    assert b"".join(answer.content[item["start"] : item["end"]] for item in places) == wanted
+    assert ask(encoding_format="bytes_only").content == wanted
+
+
+def test_langchain(server: Server) -> None:
+    """Which by itself would send the token ids of another model's tokenizer."""
+    langchain = OpenAIEmbeddings(
+        model="minilm",
+        openai_api_base=f"{server.url}/v1",
+        openai_api_key=SecretStr("none"),
+        max_retries=0,
+        check_embedding_ctx_length=False,
+    )
+    found = langchain.embed_documents(TEXTS)
+    body = {"model": "minilm", "input": TEXTS}
+    wanted = server.client.post("/v1/embeddings", json=body).json()["data"]
+    assert found == [item["embedding"] for item in wanted]
+    assert langchain.embed_query(TEXTS[1]) == found[1]
+    langchain.client._client.close()

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
+import httpx
 import psutil
 import pytest
 from openai import NotFoundError, OpenAI
@@ -26,13 +27,14 @@ def server(
     adapter = write_adapter(file.with_name("adapter"), 1)
     shared = f'model = "{fake_model}"\nengine = "fake"\n'
     file.write_text(
-        f'frontends = 2\n[[group]]\nname = "chat"\nserved_model_name = "fake"\nworkers = 1\n'
-        f'{shared}[[group]]\nname = "embed"\nserved_model_name = "vectors"\nworkers = 2\n'
+        f'frontends = 2\nenable_admin = true\n[[group]]\nname = "chat"\nworkers = 1\n'
+        f'served_model_name = "fake"\n{shared}'
+        f'[[group]]\nname = "embed"\nserved_model_name = "vectors"\nworkers = 2\n'
         f'runner = "pooling"\nfake_step_s = 0.05\nmax_num_seqs = 4\n{shared}'
         f'enable_lora = true\nlora_modules = ["tuned={adapter}"]\n'
         f"[group.hf_overrides]\nhidden_size = {SIZE}\nnum_attention_heads = 4\n"
     )
-    started = Server(["--config", str(file), "--enable-admin"], cache_dir)
+    started = Server(["--config", str(file)], cache_dir)
     yield started
     assert started.stop() == 0
 
@@ -164,6 +166,38 @@ def test_metrics_of_texts(server: Server, client: OpenAI) -> None:
 def _running(server: Server) -> int:
     groups = server.get("/load?verbose").json()["groups"]
     return sum(each["running"] + each["waiting"] for each in groups if each["name"] == "embed")
+
+
+def test_texts_of_a_client_that_has_left_do_not_run(server: Server) -> None:
+    texts = [f"text {number}" for number in range(2000)]  # 500 steps of 0.05 s, in two workers
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(server.url + URL, json={"input": texts}, timeout=1.0)
+    wait_for(lambda: _running(server) == 0, "nothing runs", 5)
+
+
+def test_sleeping_workers_wake_and_more_begin_to_work(server: Server, client: OpenAI) -> None:
+    texts = [f"text {number}" for number in range(40)]
+
+    def ask() -> list[list[float]]:
+        answer = client.embeddings.create(model="vectors", input=texts)
+        return [item.embedding for item in answer.data]
+
+    def asleep() -> dict[str, int]:
+        groups = server.get("/health?verbose").json()["groups"]
+        return {group["name"]: group["asleep"] for group in groups}
+
+    expected = ask()
+    assert server.client.post("/sleep?model=vectors").status_code == 200
+    assert asleep() == {"chat": 0, "embed": 2}
+    assert ask() == expected
+    assert asleep()["embed"] < 2
+    with ThreadPoolExecutor(4) as threads:
+        for size in (3, 2):
+            answers = [threads.submit(ask) for _ in range(4)]
+            body = {"new_data_parallel_size": size, "drain_timeout": 30}
+            scaled = server.client.post("/scale_elastic_ep?model=vectors", json=body)
+            assert scaled.status_code == 200, scaled.text
+            assert [answer.result() for answer in answers] == [expected] * 4
 
 
 def test_lines_of_a_batch(client: OpenAI) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from quart.typing import TestClientProtocol as Client
 
+from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.protocol.to_worker import BATCH_PRIORITY
 from tests.frontend.asking import ANSWER
 from tests.frontend.batches.batch_asking import (
@@ -21,6 +22,7 @@ from tests.frontend.batches.batch_asking import (
     uploaded,
     wait_for,
 )
+from tests.frontend.conftest import MAKE_APP
 from tests.frontend.fake_pool import FakePool
 
 
@@ -79,6 +81,38 @@ async def test_other_endpoints(
     assert result["response"]["body"]["object"] == kind
     assert done["usage"]["input_tokens"] > 0
     assert done["usage"]["output_tokens"] > 0
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body", "bad"),
+    [
+        ("/v1/embeddings", {"input": ["Hi", "Hello"]}, {"encoding_format": "bytes"}),
+        ("/v1/embeddings", {"input": "Hi", "encoding_format": "base64"}, {"input": []}),
+        ("/v1/score", {"text_1": "Hi", "text_2": ["Hello"]}, {"text_2": []}),
+        ("/rerank", {"query": "Hi", "documents": ["Hello"]}, {"documents": []}),
+        ("/pooling", {"input": "Hi"}, {"encoding_format": "bytes_only"}),
+    ],
+)
+async def test_endpoints_of_models_that_pool(
+    make_app: MAKE_APP,
+    pooling_text: ModelTokenizer,
+    pool: FakePool,
+    endpoint: str,
+    body: dict[str, Any],
+    bad: dict[str, Any],
+) -> None:
+    good = {"custom_id": "a", "method": "POST", "url": endpoint, "body": body}
+    lines = [good, {**good, "custom_id": "b", "body": {**body, **bad}}]
+    async with make_app(model=pooling_text).test_app() as app:
+        client = app.test_client()
+        done = await wait_for(client, await created(client, lines, endpoint=endpoint))
+        (result, *_) = await content(client, done["output_file_id"])
+        assert result["response"]["body"]["usage"]["prompt_tokens"] > 0
+        assert done["usage"]["input_tokens"] > 0
+        (error,) = await content(client, done["error_file_id"])
+    assert error["custom_id"] == "b"
+    assert error["response"]["body"]["error"]["param"] in bad
+    assert {request.priority for request in pool.encoded} == {BATCH_PRIORITY}
 
 
 async def test_bad_lines_are_in_the_error_file(client: Client) -> None:

@@ -9,11 +9,14 @@ from headrace.protocol.text import PoolingInfo
 from tests.frontend.conftest import MAKE_APP
 
 
-def client_of(make_app: MAKE_APP, text: ModelTokenizer, **info: Any) -> Client:
+def client_of(
+    make_app: MAKE_APP, text: ModelTokenizer, max_numbers: Any = 2**24, **info: Any
+) -> Client:
     """A client of a model whose PoolingInfo has these fields."""
     pooling = PoolingInfo(**{"size": 3, **info})
     changed = text.info.model_copy(update={"pooling": pooling})
-    return make_app(model=ModelTokenizer(changed, text.backend)).test_client()
+    model = ModelTokenizer(changed, text.backend)
+    return make_app(model=model, max_numbers=max_numbers).test_client()
 
 
 async def post(client: Client, path: str, **fields: Any) -> tuple[int, dict[str, Any]]:

@@ -100,6 +100,26 @@ async def test_bad_input(
     assert pool.encoded == []
 
 
+async def test_numbers_of_tokens_are_bounded(
+    make_app: MAKE_APP, pooling_text: ModelTokenizer, pool: FakePool
+) -> None:
+    """An answer with those of many long texts would be gigabytes of JSON."""
+    pool.numbers = of_tokens
+    for task in ("token_embed", "token_classify"):
+        client = client_of(make_app, pooling_text, tasks=(task,), max_numbers=12)
+        status, _ = await post(client, "/pooling", input=[[5, 6], [7, 8]])
+        assert status == 200
+        count = len(pool.encoded)
+        assert await rejected(client, "/pooling", input=[[5, 6], [7, 8, 9]]) == "input"
+        assert await rejected(client, "/pooling", input=[[5] * 5]) == "input"
+        assert len(pool.encoded) == count
+    client = client_of(make_app, pooling_text, tasks=("token_embed",), max_numbers=12)
+    assert await rejected(client, "/score", text_1=["Hello"] * 5, text_2=["Hello"] * 5) == "text_1"
+    embedder = client_of(make_app, pooling_text, tasks=("embed",), max_numbers=2)
+    status, _ = await post(embedder, "/v1/embeddings", input=["Hello"] * 9)
+    assert status == 200
+
+
 async def test_invocations_go_by_the_model(
     make_app: MAKE_APP, pooling_text: ModelTokenizer, client: Client
 ) -> None:

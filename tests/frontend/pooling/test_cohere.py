@@ -109,6 +109,33 @@ async def test_prompts_of_kinds_of_input(
     assert pooling_text.backend.decode(pool.encoded[0].prompt_token_ids) == f"{prompt}Hello"
 
 
+@pytest.mark.parametrize(
+    ("prompts", "input_type", "prompt"),
+    [
+        ({}, None, "web: "),
+        ({}, "search_query", ""),
+        ({}, "clustering", ""),
+        ({"query": "", "document": ""}, "search_query", ""),
+        ({"query": "", "document": ""}, "document", ""),
+        ({"query": "", "document": ""}, None, "web: "),
+    ],
+)
+async def test_the_default_prompt_is_for_texts_of_no_kind(
+    make_app: MAKE_APP,
+    pooling_text: ModelTokenizer,
+    pool: FakePool,
+    prompts: dict[str, str],
+    input_type: str | None,
+    prompt: str,
+) -> None:
+    info = {"tasks": ("embed",), "default_prompt": "web", "prompts": {"web": "web: ", **prompts}}
+    client = client_of(make_app, pooling_text, **info)
+    fields = {} if input_type is None else {"input_type": input_type}
+    status, _ = await post(client, "/v2/embed", texts=["Hello"], **fields)
+    assert status == 200
+    assert pooling_text.backend.decode(pool.encoded[0].prompt_token_ids) == f"{prompt}Hello"
+
+
 @pytest.mark.parametrize("truncate", ["END", "START", None])
 async def test_long_texts_are_cut(
     embedder: Client, pool: FakePool, pooling_text: ModelTokenizer, truncate: Any
@@ -147,6 +174,13 @@ async def test_bad_input_names_its_field(
 ) -> None:
     assert await rejected(embedder, "/v2/embed", **fields) == param
     assert pool.encoded == []
+
+
+async def test_errors_recommend_a_field_of_the_route(embedder: Client) -> None:
+    fields = {"texts": ["Hello " * 50], "truncate": "NONE"}
+    status, body = await post(embedder, "/v2/embed", **fields)
+    assert status == 400
+    assert "(truncate shortens texts)" in body["error"]["message"]
 
 
 async def test_other_models(client: Client) -> None:

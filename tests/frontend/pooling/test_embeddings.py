@@ -18,6 +18,7 @@ from headrace.protocol.text import PoolingInfo
 from tests.frontend.asking import ask, complete, numbers
 from tests.frontend.conftest import MAKE_APP
 from tests.frontend.fake_pool import FakePool
+from tests.frontend.pooling.models import client_of
 
 TEXT = "The capital of France is Paris."
 
@@ -63,6 +64,14 @@ async def test_forms_of_input(
     assert [request.prompt_token_ids for request in pool.encoded] == wanted
     assert [item["index"] for item in body["data"]] == list(range(len(wanted)))
     assert body["usage"]["prompt_tokens"] == sum(map(len, wanted))
+
+
+async def test_token_ids_are_no_values_of_the_body(pooling_client: Client, pool: FakePool) -> None:
+    """Clients tokenize by themselves and send hundreds of texts of hundreds of tokens."""
+    response, body = await embed(pooling_client, input=[[5] * 60] * 2000)
+    assert response.status_code == 200
+    assert len(body["data"]) == len(pool.encoded) == 2000
+    assert (await rejection(pooling_client, input=[5] * 200_000))["param"] == "input_tokens"
 
 
 async def test_chats(pooling_client: Client, pooling_text: ModelTokenizer, pool: FakePool) -> None:
@@ -170,6 +179,18 @@ async def test_truncation_keeps_the_special_tokens(
     assert pool.encoded[-1].prompt_token_ids == ((6, 7) if side == "left" else (5, 6))
 
 
+async def test_texts_are_cut_on_the_tokenizers_side(
+    make_app: MAKE_APP, pooling_text: ModelTokenizer, pool: FakePool
+) -> None:
+    client = client_of(make_app, pooling_text, tasks=("embed",), truncation_side="left")
+    text = "Hello " * 500 + TEXT
+    inner = pooling_text.backend.encode(text, add_special_tokens=False).ids
+    for side in (None, "left", "right"):
+        await embed(client, input=text, truncate_prompt_tokens=-1, truncation_side=side)
+        part = inner[:62] if side == "right" else inner[-62:]
+        assert pool.encoded[-1].prompt_token_ids == (1, *part, 2)
+
+
 async def test_prompts_by_name(
     make_app: MAKE_APP, pooling_text: ModelTokenizer, pool: FakePool
 ) -> None:
@@ -186,6 +207,38 @@ async def test_prompts_by_name(
     assert [each.prompt_length for each in pool.encoded] == [1 + len(prompt), 0, 0]
     await embed(client, input=[5, 6])  # ids are the whole text
     assert pool.encoded[-1].prompt_token_ids == (5, 6)
+
+
+async def test_a_prompt_that_is_left_out_counts_as_by_itself(
+    make_app: MAKE_APP, pooling_text: ModelTokenizer, pool: FakePool
+) -> None:
+    """Even where a token lies across its end, as sentence-transformers counts."""
+    encode = pooling_text.backend.encode
+    cuts = [(TEXT[:end], TEXT[end:]) for end in range(1, len(TEXT) // 2)]
+    across = [
+        (prompt, rest)
+        for prompt, rest in cuts
+        if all(end != len(prompt) for _, end in encode(TEXT, add_special_tokens=False).offsets)
+    ]
+    prompt, rest = across[-1]
+    info = {"includes_prompt": False, "default_prompt": "x", "prompts": {"x": prompt}}
+    client = client_of(make_app, pooling_text, tasks=("embed",), **info)
+    await embed(client, input=rest)
+    (request,) = pool.encoded
+    assert request.prompt_token_ids == ids_of(pooling_text, TEXT)[0]
+    alone = encode(prompt, add_special_tokens=False).ids
+    assert request.prompt_length == 1 + len(alone)  # with the special token before it
+    assert tuple(alone) != request.prompt_token_ids[1 : 1 + len(alone)]
+
+
+async def test_an_answer_has_an_item_for_each_text(pooling_client: Client) -> None:
+    """OpenAI's client raises if there is none: a request without texts must be an error."""
+    for count in (1, 2, 300):
+        _, body = await embed(pooling_client, input=["a"] * count)
+        assert [item["index"] for item in body["data"]] == list(range(count))
+    empties: list[list[list[int]]] = [[], [[]], [[5], []]]
+    for empty in empties:
+        assert (await rejection(pooling_client, input=empty))["param"] == "input"
 
 
 @pytest.mark.parametrize(("dimensions", "status"), [((), 200), ((2,), 200), ((1, 3), 400)])
@@ -222,7 +275,10 @@ async def test_whose_work_it_is(pooling_client: Client, pool: FakePool) -> None:
 
 async def test_failures_of_workers(pooling_client: Client, pool: FakePool) -> None:
     pool.error = "input: no numbers"
-    assert (await rejection(pooling_client, input=["a", "b"]))["message"] == pool.error
+    error = await rejection(pooling_client, input=["a", "b"])
+    assert (error["message"], error["param"]) == (pool.error, "input")
+    chat = [{"role": "user", "content": "a"}]
+    assert (await rejection(pooling_client, messages=chat))["param"] == "messages"
     pool.reason = "error"
     response, _ = await embed(pooling_client, input="a")
     assert response.status_code == 500

@@ -108,6 +108,19 @@ async def test_prompts_of_queries_and_documents(
     await post(client, "/rerank", query=QUERY, documents=[GOOD])
     shown = [pooling_text.backend.decode(each.prompt_token_ids) for each in pool.encoded]
     assert shown == [f"ask: {QUERY}", f"tell: {GOOD}"]
+    pool.encoded.clear()
+    names = {"retrieval.query": "ask: ", "search_document": "tell: "}
+    client = client_of(make_app, pooling_text, tasks=("embed",), prompts=names)
+    await post(client, "/rerank", query=QUERY, documents=[GOOD])
+    shown = [pooling_text.backend.decode(each.prompt_token_ids) for each in pool.encoded]
+    assert shown == [f"ask: {QUERY}", f"tell: {GOOD}"]
+    # The default is for texts of no kind; an empty prompt of a kind stays empty.
+    for prompts in ({"other": "x"}, {"other": "x", "query": "", "document": ""}):
+        pool.encoded.clear()
+        client = client_of(make_app, pooling_text, **{**info, "prompts": prompts})
+        await post(client, "/rerank", query=QUERY, documents=[GOOD])
+        shown = [pooling_text.backend.decode(each.prompt_token_ids) for each in pool.encoded]
+        assert shown == [QUERY, GOOD]
 
 
 @pytest.mark.parametrize("round_bytes", [1 << 25, 20])
@@ -238,6 +251,15 @@ async def test_models_that_score_in_no_way(
         assert "does not score" in body["error"]["message"]
 
 
+@pytest.mark.parametrize(("kind", "param"), [("scorer", "documents"), ("embedder", "query")])
+async def test_failures_of_workers_name_the_field(
+    kind: str, param: str, pool: FakePool, request: pytest.FixtureRequest
+) -> None:
+    pool.error = "input: no numbers"
+    client = request.getfixturevalue(kind)
+    assert await rejected(client, "/rerank", query=QUERY, documents=[GOOD]) == param
+
+
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("keep", [-1, 7, 12])
 async def test_pairs_are_cut_as_tokenizers_do(
@@ -258,7 +280,7 @@ async def test_pairs_are_cut_as_tokenizers_do(
 async def test_limits_of_each_side(
     kind: str, pair_text: ModelTokenizer, pool: FakePool, request: pytest.FixtureRequest
 ) -> None:
-    limits = {"max_tokens_per_query": 2, "max_tokens_per_doc": 3}
+    limits = {"max_tokens_per_query": 2, "max_tokens_per_doc": 3, "truncation_side": "left"}
     fields = {"text_1": QUERY, "text_2": GOOD * 50, **limits}
     status, _ = await post(request.getfixturevalue(kind), "/score", **fields)
     assert status == 200
@@ -296,6 +318,22 @@ TEMPLATE = (
     "{% for m in messages if m.role == 'query' %}{{ instruction or 'judge' }}: {{ m.content }}"
     "{% endfor %}{% for m in messages if m.role == 'document' %} ? {{ m.content }} !{% endfor %}"
 )
+
+
+async def test_generators_without_a_template_read_one_text_after_the_other(
+    make_app: MAKE_APP, pair_text: ModelTokenizer, pool: FakePool
+) -> None:
+    """Clients write the prompts around a query and a document by themselves."""
+    pool.numbers = lambda request: pooled(0.5)
+    info = {"tasks": ("classify", "score"), "size": 1, "separates_pairs": False}
+    client = client_of(make_app, pair_text, **info)
+    status, _ = await post(client, "/score", text_1="The capi", text_2=["tal of", "tal"])
+    assert status == 200
+    wanted = [pair_text.backend.encode(text).ids for text in ("The capital of", "The capital")]
+    assert [list(each.prompt_token_ids) for each in pool.encoded] == wanted
+    apart = pair_text.backend.encode("The capi", "tal of", add_special_tokens=False).ids
+    assert wanted[0][1:-1] != apart
+    assert await rejected(client, "/score", text_1="a", text_2="b " * 70) == "input_tokens"
 
 
 async def test_a_template_of_pairs(

@@ -13,6 +13,7 @@ import pytest
 from headrace.frontend.access.key_table import KeyTable
 from headrace.frontend.rate_limits import rate_limits
 from headrace.frontend.structured.fair_semaphore import FairSemaphore
+from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from tests.frontend.asgi import Exchange
 from tests.frontend.conftest import ANSWER, MAKE_APP
 from tests.frontend.fake_pool import FakePool
@@ -34,6 +35,16 @@ REQUESTS: dict[str, dict[str, Any]] = {
         "questions": [{"type": "predicate", "instructions": "?"}],
     },
 }
+# Of models that pool.
+POOLING: dict[str, dict[str, Any]] = {
+    "/v1/embeddings": {"input": "Hello"},
+    "/pooling": {"input": "Hello"},
+    "/score": {"text_1": "Hello", "text_2": "Hello"},
+    "/v2/rerank": {"query": "Hello", "documents": "Hello"},
+    "/v2/embed": {"texts": ["Hello"]},
+    "/invocations": {"input": "Hello"},
+}
+POOLING_FIELDS = {path: list(fields)[-1] for path, fields in POOLING.items()}
 Ask = Callable[..., Any]
 
 
@@ -65,6 +76,32 @@ async def test_requests_for_text_count_on_each_route(limited: Ask, path: str) ->
     assert statuses[2] == 429
     other = [(await chat(client)).status_code, (await client.get("/v1/models")).status_code]
     assert other == [429, 200]
+
+
+@pytest.mark.parametrize(("path", "field"), POOLING_FIELDS.items())
+async def test_texts_for_numbers_count(
+    make_app: MAKE_APP, pooling_text: ModelTokenizer, pool: FakePool, path: str, field: str
+) -> None:
+    """Their requests, and the tokens of all their texts."""
+    keys = key_table(requests_per_minute=3, tokens_per_minute=100)
+    async with make_app(model=pooling_text, keys=keys).test_app() as app:
+        client = KeyClient(app.test_client(), ANN)
+        found = await client.post(path, json=POOLING[path])
+        assert found.status_code == 200
+        used = sum(len(request.prompt_token_ids) for request in pool.encoded)
+        left = int(found.headers["x-ratelimit-remaining-tokens"])
+        assert 0 < used < 50
+        assert 100 - used <= left < 100 - used / 2  # some come back meanwhile
+        count = len(pool.encoded)
+        each = len(pool.encoded[-1].prompt_token_ids)
+        many = POOLING[path] | {field: ["Hello"] * ((100 - used) // each + 1)}
+        assert (await client.post(path, json=many)).status_code == 429
+        many[field] *= 2  # more than a minute's tokens
+        refused = await client.post(path, json=many)
+        assert refused.status_code == 400
+        assert (await refused.get_json())["error"]["param"] == field
+        assert len(pool.encoded) == count  # what is refused does not run
+        assert (await client.post(path, json=POOLING[path])).status_code == 429
 
 
 async def test_a_refusal_says_which_limit_and_when_to_come_again(limited: Ask) -> None:

@@ -84,6 +84,58 @@ class TestTextInfo:
         with pytest.raises(ModelError, match=f"--max-model-len {length}: .*{complaint}"):
             write(max_model_len=length)
 
+    @pytest.mark.parametrize(
+        ("config", "has_types", "separates"),
+        [
+            ({}, False, True),
+            ({"type_vocab_size": 2}, True, True),
+            ({"type_vocab_size": 1}, False, True),
+            ({"use_sep_token": False}, False, False),
+            ({"classifier_from_token": ["no", "yes"]}, False, False),
+            ({"classifier_from_token": ["no", "yes"], "use_sep_token": True}, False, True),
+        ],
+    )
+    def test_how_pairs_are_joined(
+        self,
+        write: Callable[..., TextInfo],
+        config: dict[str, Any],
+        has_types: bool,
+        separates: bool,
+    ) -> None:
+        architectures = ["BertForSequenceClassification"]
+        info = write({"architectures": architectures, **config}, pools_for="classify").pooling
+        assert info is not None
+        assert (info.has_token_types, info.separates_pairs) == (has_types, separates)
+
+    @pytest.mark.parametrize(
+        ("given", "side"), [("left", "left"), ("right", "right"), (5, "right")]
+    )
+    def test_the_side_of_texts_that_are_cut(
+        self, write: Callable[..., TextInfo], folder: Path, given: object, side: str
+    ) -> None:
+        write_json(folder / "tokenizer_config.json", {"truncation_side": given})
+        info = write({"architectures": ["BertModel"], "hidden_size": 8}, pools_for="embed").pooling
+        assert info is not None
+        assert info.truncation_side == side
+
+    def test_prompts_of_the_configuration(
+        self, write: Callable[..., TextInfo], folder: Path
+    ) -> None:
+        modules = [{"type": "a.Transformer"}, {"type": "a.Pooling", "path": "1"}]
+        write_json(folder / "modules.json", modules)
+        (folder / "1").mkdir()
+        write_json(folder / "1" / "config.json", {"pooling_mode": "mean"})
+        settings = {"prompts": {"query": "q: ", "other": "o: "}}
+        write_json(folder / "config_sentence_transformers.json", settings)
+        config = {"architectures": ["BertModel"], "hidden_size": 8}
+        tasks = {"retrieval.query": "r: ", "query": "Q: ", "bad": 5}
+        info = write({**config, "task_instructions": tasks}, pools_for="embed").pooling
+        assert info is not None
+        assert info.prompts == {"query": "Q: ", "other": "o: ", "retrieval.query": "r: "}
+        info = write({**config, "task_instructions": "x"}, pools_for="embed").pooling
+        assert info is not None
+        assert info.prompts == settings["prompts"]
+
     def test_ends_of_text_are_united(self, write: Callable[..., TextInfo], folder: Path) -> None:
         write_json(folder / "generation_config.json", {"eos_token_id": [5, 3, 300, -1]})
         assert write({"eos_token_id": 7}).eos_token_ids == (2, 3, 5, 7)

@@ -150,6 +150,20 @@ def test_vectors_in_bfloat16(kernels: CpuKernels, tmp_path: Path) -> None:
         assert cosine > 0.98  # as with transformers in bfloat16
 
 
+@pytest.mark.parametrize("mode", ["mean", "weightedmean", "mean_sqrt_len_tokens"])
+def test_vectors_in_bfloat16_are_pooled_in_float32(mode: str, bert: Path, tmp_path: Path) -> None:
+    """Sums in bfloat16 would be off by thousandths."""
+    folder = linked(bert, tmp_path)
+    write_modules(folder, ["Transformer", "Pooling", "Normalize"], {"pooling_mode": mode})
+    config = EngineConfig(runner="pooling", dtype="bfloat16", threads=1)
+    engine, ids = build_pooling_engine(folder, config, 1, print), texts()[2]
+    rows = numbers(run(engine, [encode("t", ids, "token_embed", activates=False)])["t"].pooled)
+    weights = np.arange(1, len(ids) + 1) if mode == "weightedmean" else np.ones(len(ids))
+    wanted = (rows * weights[:, None]).sum(0)
+    found = numbers(run(engine, [encode("e", ids)])["e"].pooled)
+    assert np.abs(found - wanted / np.linalg.norm(wanted)).max() < 1e-6
+
+
 def test_quantized_weights_say_how_near_they_come(tmp_path: Path) -> None:
     save(tmp_path, "bert")
     ids, found = texts()[2], {}

@@ -186,6 +186,9 @@ def test_tokens_of_a_step_follow_its_time() -> None:
         budget.observe(1000, 10.0)
     assert budget.tokens == MIN_TOKENS
     budget.observe(3, 10.0)  # tells nothing
+    for _ in range(50):  # texts seldom fill a step to its last token
+        budget.observe(MIN_TOKENS - 1, 0.001)
+    assert budget.tokens > 100 * MIN_TOKENS
     small = TokenBudget(50)
     assert small.tokens == 50
     small.observe(1000, 10.0)

@@ -212,6 +212,22 @@ def test_the_log_says_what_was_found(tmp_path: Any, caplog: pytest.LogCaptureFix
     ]
 
 
+def test_nothing_is_said_of_models_that_pool(
+    tmp_path: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    config, tokenizer = group("{{ 1 }}", tmp_path, reasoning_parser="auto")
+    found = formats.resolve_formats(config, {"main": tokenizer})
+    formats.log_found(config, found)
+    assert "neither" in caplog.text
+    caplog.clear()
+    (one,) = config.groups
+    engine = one.engine.model_copy(update={"runner": "pooling"})
+    pooling = config.model_copy(update={"groups": (one.model_copy(update={"engine": engine}),)})
+    formats.log_found(pooling, found)
+    assert caplog.text == ""
+
+
 def test_what_is_given_or_turned_off_is_not_looked_for(
     tmp_path: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
