@@ -132,7 +132,7 @@ def calls(requests: Sequence[Encode]) -> Iterator[Sequence[Encode]]:
         yield requests[start:]
 
 
-@torch.inference_mode()
+@torch.no_grad()  # in inference mode, weights of GGUF files cannot be cut
 def compile_encoder(
     model: PreTrainedModel,
     config: EngineConfig,
