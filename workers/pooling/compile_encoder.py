@@ -21,7 +21,7 @@ from headrace.workers.pooling.offset_attention import offset_attention
 from headrace.workers.pooling.positions import Positions
 
 
-@torch.inference_mode()
+@torch.no_grad()  # in inference mode, weights of GGUF files cannot be cut
 def compile_encoder(
     model: PreTrainedModel,
     config: EngineConfig,

@@ -44,6 +44,7 @@ from headrace.workers.pooling.static_runner import StaticRunner, read_table
 from headrace.workers.pooling.torch_runner import TorchPoolingRunner
 from headrace.workers.program_cache.cached_programs import ProgramCache
 from headrace.workers.start_phases import StartPhases
+from headrace.workers.torch_runner.gguf_loading import load_gguf_model
 from headrace.workers.torch_runner.loading import (
     checkpoint_dtype,
     choose_device,
@@ -73,8 +74,6 @@ def load_pooling_runner(
         program is kept; None: nowhere.
     """
     adopt_library_loggers()
-    if (model_path / REFERENCE).is_file():
-        raise ModelUnsupported("a GGUF file that pools is not served yet: give safetensors")
     values = read_object(model_path / "config.json")
     if values.get("model_type") == STATIC_TYPE:
         return _load_static(model_path, values, config, log, phases)
@@ -87,9 +86,9 @@ def load_pooling_runner(
         convert = _convert(model_path, config)
         # A program rounds the products' numbers only, where the checkpoint has more bits.
         is_exact = device.type == "cpu" and not unsupported_reason(dtype)
-        own = checkpoint_dtype(model_path)
+        own = _stored_dtype(model_path)
         stored = own if is_exact and own == torch.float32 else dtype
-        whole = _load_model(model_path, stored, device, convert)
+        whole = _load_model(model_path, stored, device, convert, log)
     values = _configuration(model_path, whole)
     setup = setup_of(model_path, config, values)
     model, pooler = _parts(model_path, whole, setup, device)
@@ -178,7 +177,8 @@ def _compile(
     if compiled is not None:
         with phases.phase("self-check"):
             is_same, cosine = encoder.compare(compiled.encode, dtype)
-        if cosine < _LEAST_COSINE or not (is_same or config.quantization):
+        is_rounded = config.quantization or any(f.is_blocks for f in compiled.compiled.formats)
+        if cosine < _LEAST_COSINE or not (is_same or is_rounded):
             compiled, reason = None, f"compiled, its vectors have a cosine of {cosine:.4f} only"
     if compiled is not None:
         program = compiled.compiled
@@ -230,11 +230,38 @@ def _choose_dtype(model_path: Path, configured: Dtype, device: torch.device) -> 
     depend on the machine. On a CPU float16 is float32, which holds the same and is faster."""
     if configured != "auto":
         return _DTYPES[configured]
-    own = checkpoint_dtype(model_path)
+    own = _stored_dtype(model_path)
     return torch.float32 if own == torch.float16 and device.type == "cpu" else own
 
 
-def _load_model(model_path: Path, dtype: torch.dtype, device: torch.device, convert: str) -> Any:
+def _stored_dtype(model_path: Path) -> torch.dtype:
+    """Return the checkpoint's dtype. Embeddings of GGUF files are in float32: only weights are
+    rounded there."""
+    if (model_path / REFERENCE).is_file():
+        return torch.float32
+    return checkpoint_dtype(model_path)
+
+
+def _load_gguf(
+    model_path: Path, config: Any, dtype: torch.dtype, log: Callable[[str], None]
+) -> Any:
+    """Load the model below the head of a GGUF file."""
+    import transformers
+
+    model_class = getattr(transformers, config.architectures[0])
+    takes = inspect.signature(model_class).parameters
+    options = {"add_pooling_layer": False} if "add_pooling_layer" in takes else {}
+    model = load_gguf_model(model_path, model_class, dtype, log, **options)
+    return getattr(model, model.base_model_prefix, model)
+
+
+def _load_model(
+    model_path: Path,
+    dtype: torch.dtype,
+    device: torch.device,
+    convert: str,
+    log: Callable[[str], None],
+) -> Any:
     """Load the model, with its head if that classifies. Raises ModelUnsupported if a weight is
     missing."""
     from transformers import (
@@ -248,6 +275,9 @@ def _load_model(model_path: Path, dtype: torch.dtype, device: torch.device, conv
     silence_transformers()
     with told_in_one_line(model_path):
         config = AutoConfig.from_pretrained(model_path, local_files_only=True)
+        is_gguf = (model_path / REFERENCE).is_file()
+        if is_gguf and convert == "classify":
+            raise ModelUnsupported("a GGUF file embeds only: give safetensors to classify")
         auto: Any = AutoModel
         if convert == "classify" and read_answer_tokens(model_path, config.to_dict()) is not None:
             auto = AutoModelForCausalLM
@@ -256,9 +286,12 @@ def _load_model(model_path: Path, dtype: torch.dtype, device: torch.device, conv
             by_text = AutoModelForSequenceClassification
             auto = AutoModelForTokenClassification if is_for_tokens else by_text
         model_class = auto._model_mapping[type(config)]
-    takes = inspect.signature(model_class).parameters
-    options = {"add_pooling_layer": False} if "add_pooling_layer" in takes else {}
-    model = read_weights(model_path, model_class, dtype, **options)
+    if is_gguf:
+        model = _load_gguf(model_path, config, dtype, log)
+    else:
+        takes = inspect.signature(model_class).parameters
+        options = {"add_pooling_layer": False} if "add_pooling_layer" in takes else {}
+        model = read_weights(model_path, model_class, dtype, **options)
     model.eval()
     model.requires_grad_(False)
     return model.to(device)
