@@ -269,6 +269,7 @@ def _load_model(
         AutoModel,
         AutoModelForCausalLM,
         AutoModelForSequenceClassification,
+        AutoModelForTextEncoding,
         AutoModelForTokenClassification,
     )
 
@@ -279,6 +280,8 @@ def _load_model(
         if is_gguf and convert == "classify":
             raise ModelUnsupported("a GGUF file embeds only: give safetensors to classify")
         auto: Any = AutoModel
+        if getattr(config, "is_encoder_decoder", False):
+            auto = AutoModelForTextEncoding  # without the decoder, as in T5
         if convert == "classify" and read_answer_tokens(model_path, config.to_dict()) is not None:
             auto = AutoModelForCausalLM
         elif convert == "classify":

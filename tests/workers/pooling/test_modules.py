@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoModel
+from transformers import AutoModel, T5Config, T5EncoderModel, T5ForConditionalGeneration
 
 from headrace.workers.errors import ModelUnsupported
 from headrace.workers.pooling.engine import PoolingEngine
@@ -84,3 +84,24 @@ def test_a_layer_without_its_weights(model: Path, tmp_path: Path) -> None:
     save_layer(tmp_path / "2_LayerNorm", {"norm.weight": torch.randn(SIZE)})
     with pytest.raises(ModelUnsupported, match=r"no norm\.bias of the shape"):
         engine_of(tmp_path)
+
+
+def test_of_t5_only_the_encoder_runs(tmp_path: Path) -> None:
+    config = T5Config(
+        vocab_size=120, d_model=SIZE, d_kv=8, d_ff=48, num_layers=2, num_heads=4,
+        decoder_start_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(3)
+    T5ForConditionalGeneration(config).save_pretrained(tmp_path)
+    write(tmp_path, "tokenizer_config.json", {"model_max_length": 128})
+    write(tmp_path, "1_Pooling/config.json", {"pooling_mode": "mean"})
+    modules = [{"path": "", "type": "Transformer"}, {"path": "1_Pooling", "type": "Pooling"}]
+    write(tmp_path, "modules.json", modules)
+    inputs = texts()
+    found = embeddings(engine_of(tmp_path), inputs, "")
+    reference = T5EncoderModel.from_pretrained(tmp_path)
+    reference.train(False)
+    for vector, ids in zip(found, inputs, strict=True):
+        with torch.no_grad():
+            wanted = reference(torch.tensor([ids])).last_hidden_state[0].mean(dim=0)
+        np.testing.assert_allclose(vector, wanted.numpy(), atol=1e-4)
