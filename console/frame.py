@@ -46,11 +46,16 @@ def frame(now: Snapshot, before: Snapshot | None, url: str, problem: str = "") -
 
 def _workers(group: GroupSnapshot, now: Snapshot, before: Snapshot | None) -> Table:
     earlier = _group_of(before, group.name)
-    rate = _rate(group.generated, earlier.generated if earlier else None, now, before)
+    kind, count = ("generated", group.generated) if group.generates else ("read", group.read)
+    known_count = None
+    if earlier is not None:
+        known_count = earlier.generated if group.generates else earlier.read
+    rate = _rate(count, known_count, now, before)
     ready = sum(worker.state == "ready" for worker in group.workers)
     title = Text.assemble(
-        f"{group.name} ({', '.join(group.models)})  {ready} of {group.target_size} workers ready  ",
-        f"{_number(rate)} generated tokens/s",
+        f"{group.name} ({', '.join(group.models)})  ",
+        f"{', '.join(group.tasks)}  " if group.tasks else "",
+        f"{ready} of {group.target_size} workers ready  {_number(rate)} {kind} tokens/s",
     )
     # As narrow as possible: names must be whole in a terminal of 80 columns.
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)

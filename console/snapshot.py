@@ -44,7 +44,8 @@ class WorkerSnapshot:
 
 @dataclass(frozen=True)
 class GroupSnapshot:
-    """A group. generated: tokens since the start of the pool. target_size: of its workers."""
+    """A group. generated, read: tokens since the start of the pool. target_size: of its workers.
+    tasks: of its model; empty before that is known."""
 
     name: str
     models: tuple[str, ...]
@@ -52,6 +53,13 @@ class GroupSnapshot:
     target_size: int
     generated: float
     workers: tuple[WorkerSnapshot, ...]
+    tasks: tuple[str, ...] = ()
+    read: float = 0.0
+
+    @property
+    def generates(self) -> bool:
+        """Whether its model writes text, as far as is known."""
+        return not self.tasks or "generate" in self.tasks
 
 
 @dataclass(frozen=True)
@@ -101,7 +109,8 @@ def read(
 ) -> Snapshot:
     """Return a snapshot from the answers of /health, /load and /metrics."""
     loads = {worker["name"]: worker for group in load["groups"] for worker in group["workers"]}
-    groups = tuple(_group(group, loads, counted) for group in health["groups"])
+    tasks = {group["name"]: tuple(group.get("tasks", ())) for group in load["groups"]}
+    groups = tuple(_group(group, loads, counted, tasks) for group in health["groups"])
     frontends = tuple((each["name"], each["in_flight"]) for each in load["frontends"])
     failing = [group["name"] for group in health["groups"] if group["is_crash_loop"]]
     problems = tuple(f"workers of {name} die again and again" for name in failing)
@@ -137,14 +146,29 @@ def _batch(name: str, status: str, counts: dict[str, int]) -> BatchSnapshot:
 
 
 def _group(
-    answer: dict[str, Any], loads: dict[str, Any], counted: Mapping[str, Counters]
+    answer: dict[str, Any],
+    loads: dict[str, Any],
+    counted: Mapping[str, Counters],
+    tasks: Mapping[str, tuple[str, ...]],
 ) -> GroupSnapshot:
     model = answer["models"][0]
-    generated = counted.get("generation_tokens_total", {}).get((model, ""), 0.0)
+
+    def total(metric: str) -> float:
+        """Return what all engines of the model have counted."""
+        counts = counted.get(metric, {}).items()
+        return sum(count for (counted_for, _), count in counts if counted_for == model)
+
     workers = tuple(_worker(each, loads, counted, model) for each in answer["workers"])
     models = tuple(answer["models"])
     return GroupSnapshot(
-        answer["name"], models, answer["status"], answer["wanted"], generated, workers
+        answer["name"],
+        models,
+        answer["status"],
+        answer["wanted"],
+        total("generation_tokens_total"),
+        workers,
+        tasks.get(answer["name"], ()),
+        total("prompt_tokens_total"),
     )
 
 

@@ -56,6 +56,8 @@ RESERVED_NAMES = frozenset(
 )
 _TOOL_SERVER = re.compile(r"https?://[^/\s@]+(/\S*)?|(\[[0-9a-fA-F:]+\]|[\w.-]+):\d{1,5}")
 
+CpuWeight = Annotated[int, Field(ge=1, le=10_000)]
+DEFAULT_CPU_WEIGHT = 100
 SleepIdle = Annotated[float, Field(gt=0)] | None
 ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
@@ -160,6 +162,7 @@ class GroupConfig(Frozen):
     served_names: its names in requests; answers use the first.
     text_path: its text folder, for frontends (see headrace.protocol.text).
     workers: the initial size. autoscaling: None: only operators change the size.
+    cpu_weight: what of the cores its workers get, against other groups', where all are busy.
     sleep_idle_seconds: a worker without requests for so long sleeps; None: never.
     sleep_idle_level: 1 releases its cache, 2 also its weights.
     reasoning_parser: how reasoning is separated from the rest of answers; None: it is not; auto: as
@@ -173,6 +176,7 @@ class GroupConfig(Frozen):
     served_names: Annotated[tuple[str, ...], Field(min_length=1)]
     autoscaling: Autoscaling | None = None
     workers: Workers = 1
+    cpu_weight: CpuWeight = DEFAULT_CPU_WEIGHT
     sleep_idle_seconds: SleepIdle = None
     sleep_idle_level: SleepLevel = 1
     engine: EngineConfig = EngineConfig()

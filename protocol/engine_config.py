@@ -13,6 +13,8 @@ from pydantic import (
     model_validator,
 )
 
+from headrace.protocol.pooler_config import PoolerConfig
+
 Positive = Annotated[int, Field(ge=1)]
 # A path that an operator gives: other processes have other working directories.
 AbsolutePath = Annotated[Path, AfterValidator(Path.absolute)]
@@ -91,6 +93,13 @@ class EngineConfig(Frozen):
         description=(
             "a task of a pooling model that its own head does not do: embed, classify, none, or "
             "auto (as its files say)"
+        ),
+    )
+    pooler_config: PoolerConfig | None = Field(
+        None,
+        description=(
+            "how a model pools where that is not what its files say, with the reference's keys, "
+            'such as {"enable_chunked_processing": true, "max_embed_len": 8192}'
         ),
     )
     dtype: Dtype = Field(

@@ -29,6 +29,10 @@ class PoolingInfo(Frozen):
     truncation_side: of texts that are cut, unless a request says otherwise.
     similarity: how embeddings are compared.
     labels: of a classifier, by their numbers.
+    max_embed_len: tokens of a text that is embedded, at most; None: max_model_len.
+    default_task, default_dimensions, activates: what requests mean that leave it out; None: the
+        first task, all numbers, and what the model's authors say.
+    routes: the names of kinds of texts that are pooled in ways of their own.
     """
 
     tasks: tuple[PoolingTask, ...]
@@ -44,6 +48,11 @@ class PoolingInfo(Frozen):
     truncation_side: Literal["left", "right"] = "right"
     similarity: str = "cosine"
     labels: tuple[str, ...] = ()
+    max_embed_len: Annotated[int, Field(ge=1)] | None = None
+    default_task: PoolingTask | None = None
+    default_dimensions: int | None = None
+    activates: bool | None = None
+    routes: tuple[str, ...] = ()
 
 
 class TextInfo(Frozen):
@@ -79,6 +88,12 @@ class TextInfo(Frozen):
     def tasks(self) -> tuple[Task, ...]:
         """What the model does."""
         return ("generate",) if self.pooling is None else self.pooling.tasks
+
+    @property
+    def longest_text(self) -> int:
+        """The tokens of a text for any task, at most."""
+        embedded = self.pooling.max_embed_len if self.pooling is not None else None
+        return max(self.max_model_len, embedded or 0)
 
     @staticmethod
     def file(text_path: Path) -> Path:

@@ -52,6 +52,7 @@ class Encode(Message, tag=3):
     activates: whether embeddings are normalized, and labels' scores are probabilities; None: as the
         model's authors say.
     number_format: of the numbers in the answer.
+    route: the kind of the text, for models that pool texts of some kinds in other ways.
     compared_with: vectors of another text's tokens, as Pooled has them (float32). The answer is
         then one number: for each of them the highest product with one of this text's, added up.
     """
@@ -65,6 +66,7 @@ class Encode(Message, tag=3):
     activates: bool | None = None
     number_format: NumberFormat = "float32"
     compared_with: bytes = b""
+    route: str = ""
     priority: int = 0
     adapter: str = ""
     tenant: str = ""

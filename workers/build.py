@@ -38,7 +38,7 @@ def build_replica(
     """Load the model and build an engine for what it does; see `build_engine`."""
     if config.runner == "pooling":
         return build_pooling_engine(
-            group_model_path, config, workers_on_host, log, phases, shared_file
+            group_model_path, config, workers_on_host, log, phases, shared_file, cache_folder
         )
     return build_engine(
         group_model_path, config, workers_on_host, log, text_path, phases, shared_file,
@@ -58,7 +58,7 @@ def reload_runner(
     """Load the model again into a runner of the kind that its engine has; see `build_engine`."""
     if config.runner == "pooling":
         return build_pooling_runner(
-            group_model_path, config, workers_on_host, log, phases, shared_file
+            group_model_path, config, workers_on_host, log, phases, shared_file, cache_folder
         )
     return build_runner(
         group_model_path, config, workers_on_host, log, phases, shared_file,

@@ -12,6 +12,7 @@ from headrace.protocol.common.shared_weights import memory_file_name
 from headrace.protocol.config import PoolConfig
 from headrace.workers.native.shared_file import SharedFile
 from headrace.workers.process.assemble import assemble_worker
+from headrace.workers.process.cpu_share import take_share
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -34,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.setswitchinterval(0.0005)
     workers_on_host = args.workers_on_host or sum(each.workers for each in pool.groups)
     group = pool.group(args.group)
+    take_share(pool, group)
     shared_file = None
     if args.shared_weights is not None:
         shared_file = SharedFile(args.shared_weights, memory_file_name(group.name))

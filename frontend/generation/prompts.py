@@ -87,7 +87,7 @@ def check_encodable(tokenizer: ModelTokenizer, prompt: str, field: str = "input_
     if len(prompt) > tokenizer.encodable_chars:
         raise BadRequest(
             f"The prompt has {len(prompt)} characters, more than fit into the context of"
-            f" {tokenizer.info.max_model_len} tokens.",
+            f" {tokenizer.info.longest_text} tokens.",
             field,
         )
 

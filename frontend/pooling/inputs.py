@@ -7,9 +7,12 @@ from headrace.frontend.context import ServedModel
 from headrace.frontend.generation.prompts import check_encodable
 from headrace.frontend.pooling.texts import EncodeInput, encode_inputs, encode_texts
 from headrace.frontend.schemas.pooling.fields import ChatFields, TextFields
+from headrace.protocol.pooling import PoolingTask
 
 
-async def inputs_of(model: ServedModel, request: TextFields | ChatFields) -> Sequence[EncodeInput]:
+async def inputs_of(
+    model: ServedModel, request: TextFields | ChatFields, task: PoolingTask
+) -> Sequence[EncodeInput]:
     """Return the tokens of a request's texts or chats. Raises BadRequest, naming the field."""
     if isinstance(request, TextFields):
         return await encode_inputs(
@@ -18,10 +21,16 @@ async def inputs_of(model: ServedModel, request: TextFields | ChatFields) -> Seq
             request.texts,
             add_special_tokens=request.add_special_tokens,
             prompt_name=request.prompt_name,
+            task=task,
         )
     texts = [await _render(model, request, index) for index in range(len(request.conversations))]
     return await encode_texts(
-        request, model, texts, add_special_tokens=request.add_special_tokens, field="messages"
+        request,
+        model,
+        texts,
+        add_special_tokens=request.add_special_tokens,
+        field="messages",
+        task=task,
     )
 
 

@@ -12,7 +12,7 @@ from headrace.frontend.pooling.late_interaction import score_late
 from headrace.frontend.pooling.pairs import check_limits, check_pairs, encode_pairs
 from headrace.frontend.pooling.similarity import Similarity, similarity_of, vector_of
 from headrace.frontend.pooling.start_encoding import start_encoding
-from headrace.frontend.pooling.texts import EncodeInput, encode_texts, pooling_of
+from headrace.frontend.pooling.texts import EncodeInput, encode_texts, pooling_of, with_route
 from headrace.frontend.process.worker_thread import run_in_worker_thread
 from headrace.frontend.schemas.pooling.scoring import ScoringFields
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
@@ -108,9 +108,10 @@ async def _texts(request: ScoringFields, model: ServedModel) -> list[EncodeInput
     ):
         prompt = prompt_of(model, names)
         cut = await _cut(request, model.tokenizer, limit, prompt)
-        inputs += await encode_texts(
+        encoded = await encode_texts(
             cut, model, texts, add_special_tokens=True, prompt=prompt, field=field
         )
+        inputs += with_route(encoded, model, names)
     return inputs
 
 

@@ -40,7 +40,11 @@ def start_encoding(
     too many numbers.
     """
     raise_interruption()
-    _check_size(task, inputs, dimensions or pooling_of(model).size)
+    info = pooling_of(model)
+    if dimensions is None and task == "embed":
+        dimensions = info.default_dimensions
+    activates = info.activates if request.use_activation is None else request.use_activation
+    _check_size(task, inputs, dimensions or info.size)
     tenant, user = owner_of(context.principal, request.user)
     messages = [
         Encode(
@@ -50,8 +54,9 @@ def start_encoding(
             token_type_ids=each.token_type_ids,
             prompt_length=each.prompt_length,
             compared_with=each.compared_with,
+            route=each.route,
             dimensions=dimensions,
-            activates=request.use_activation,
+            activates=activates,
             number_format=number_format,
             priority=priority_of(request.priority),
             adapter=model.adapter,

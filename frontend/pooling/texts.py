@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from headrace.frontend.context import ServedModel
@@ -10,6 +10,7 @@ from headrace.frontend.errors import BadRequest
 from headrace.frontend.generation.prompts import check_encodable, check_vocabulary
 from headrace.frontend.schemas.pooling.fields import TextOrIds
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
+from headrace.protocol.pooling import PoolingTask
 from headrace.protocol.text import PoolingInfo
 
 SHORTENS = "truncate_prompt_tokens"  # the field that errors recommend
@@ -22,6 +23,7 @@ class EncodeInput:
     text: as the client wrote it; None if it came as token ids. field: of the request, that held it.
     token_type_ids: of each token; empty: all are 0. prompt_length: tokens that are not pooled.
     compared_with: vectors of tokens that this text's are compared with; empty: they are not.
+    route: the kind of the text, where the model tells kinds apart.
     """
 
     token_ids: tuple[int, ...]
@@ -29,6 +31,7 @@ class EncodeInput:
     token_type_ids: tuple[int, ...] = ()
     prompt_length: int = 0
     compared_with: bytes = b""
+    route: str = ""
     field: str = "input"
 
 
@@ -50,22 +53,39 @@ async def encode_inputs(
     add_special_tokens: bool,
     prompt_name: str | None = None,
     field: str = "input",
+    task: PoolingTask = "score",
 ) -> list[EncodeInput]:
     """Tokenize texts, or check token ids; either all are texts, or all are ids.
 
     prompt_name: of the prompt before each text; None: the model's default. field: the field that
-    they come from, for errors.
+    they come from, for errors. task: what they are for.
 
     Raises BadRequest, naming the field, if one cannot be run.
     """
     strings = [text for text in texts if isinstance(text, str)]
     if not strings:
         ids = [each for each in texts if not isinstance(each, str)]
-        return await _check_ids(request, model, ids, field)
+        inputs = await _check_ids(request, model, ids, field, _limit(model, task))
+        return with_route(inputs, model, (prompt_name or "",))
     prompt = _prompt(pooling_of(model), prompt_name)
-    return await encode_texts(
-        request, model, strings, add_special_tokens=add_special_tokens, prompt=prompt, field=field
+    inputs = await encode_texts(
+        request,
+        model,
+        strings,
+        add_special_tokens=add_special_tokens,
+        prompt=prompt,
+        field=field,
+        task=task,
     )
+    return with_route(inputs, model, (prompt_name or "",))
+
+
+def with_route(
+    inputs: list[EncodeInput], model: ServedModel, names: Sequence[str]
+) -> list[EncodeInput]:
+    """Return texts of the first of these kinds that the model tells apart; as they are if none."""
+    route = next((name for name in names if name in pooling_of(model).routes), "")
+    return [replace(each, route=route) for each in inputs] if route else inputs
 
 
 async def encode_texts(
@@ -76,6 +96,7 @@ async def encode_texts(
     add_special_tokens: bool,
     prompt: str = "",
     field: str = "input",
+    task: PoolingTask = "score",
 ) -> list[EncodeInput]:
     """Tokenize texts with a prompt before each; see `encode_inputs`."""
     tokenizer, info = model.tokenizer, pooling_of(model)
@@ -92,8 +113,9 @@ async def encode_texts(
     if prompt and not info.includes_prompt:
         skipped = await _prompt_length(tokenizer, prompt, add_special_tokens)
     around = tokenizer.special_around if add_special_tokens else ([], [])
+    limit = _limit(model, task)
     return [
-        _input(request, tokenizer, token_ids, text, around, skipped, field)
+        _input(request, tokenizer, limit, token_ids, text, around, skipped, field)
         for text, token_ids in zip(texts, encoded, strict=True)
     ]
 
@@ -105,12 +127,18 @@ def pooling_of(model: ServedModel) -> PoolingInfo:
     return info
 
 
+def _limit(model: ServedModel, task: PoolingTask) -> int:
+    """Return the most tokens of a text."""
+    embedded = pooling_of(model).max_embed_len if task == "embed" else None
+    return embedded or model.tokenizer.info.max_model_len
+
+
 async def _check_ids(
-    request: Truncation, model: ServedModel, texts: Sequence[list[int]], field: str
+    request: Truncation, model: ServedModel, texts: Sequence[list[int]], field: str, limit: int
 ) -> list[EncodeInput]:
     inputs = []
     for ids in texts:
-        inputs.append(_input(request, model.tokenizer, ids, None, ([], []), 0, field))
+        inputs.append(_input(request, model.tokenizer, limit, ids, None, ([], []), 0, field))
         check_vocabulary(inputs[-1].token_ids, model.tokenizer, field)
         await asyncio.sleep(0)  # a million ids take a while: let other requests run
     return inputs
@@ -119,6 +147,7 @@ async def _check_ids(
 def _input(
     request: Truncation,
     tokenizer: ModelTokenizer,
+    limit: int,
     token_ids: list[int],
     text: str | None,
     around: tuple[list[int], list[int]],
@@ -127,9 +156,8 @@ def _input(
 ) -> EncodeInput:
     """Truncate a text as its request says; the special tokens around it are kept.
 
-    Raises BadRequest if no token is left, or if there are more than the model takes.
+    limit: of its tokens. Raises BadRequest if no token is left, or if there are more.
     """
-    limit = tokenizer.info.max_model_len
     keep = request.truncate_prompt_tokens
     if keep is not None:
         keep = limit if keep == -1 else keep
@@ -182,6 +210,8 @@ def _prompt(info: PoolingInfo, name: str | None) -> str:
     """Return the prompt of a name; raises BadRequest if the model has none of it."""
     name = info.default_prompt if name is None else name
     if not name:
+        return ""
+    if name not in info.prompts and name in info.routes:
         return ""
     if name not in info.prompts:
         known = ", ".join(map(repr, info.prompts)) or "none"

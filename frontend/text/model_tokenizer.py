@@ -59,7 +59,7 @@ class ModelTokenizer:
         self._added_token_ids = {token.content: id_ for id_, token in added.items()}
         self._special_ids = frozenset(id_ for id_, token in added.items() if token.special)
         max_token_chars = max((len(token) for token in backend.get_vocab()), default=1)
-        self.encodable_chars = max_token_chars * info.max_model_len * _MAX_NORMALIZER_SHRINKAGE
+        self.encodable_chars = max_token_chars * info.longest_text * _MAX_NORMALIZER_SHRINKAGE
 
     @classmethod
     def load(cls, text_path: Path) -> "ModelTokenizer":

@@ -34,13 +34,16 @@ from headrace.protocol.common.hub import HubOptions
 from headrace.protocol.common.process_registry import Role
 from headrace.protocol.common.run_files import PAUSED_GROUPS
 from headrace.protocol.common.sd_notify import Notifier
-from headrace.protocol.config import GroupConfig, PoolConfig, PoolOptions
+from headrace.protocol.config import DEFAULT_CPU_WEIGHT, GroupConfig, PoolConfig, PoolOptions
 from headrace.protocol.log_options import LogOptions
 from headrace.protocol.logs.set_up import INHERITED, set_up_logging, writes_json
 from headrace.protocol.logs.standard_streams import make_streams_safe
 from headrace.protocol.network.descriptors import raise_descriptor_limit
+from headrace.protocol.pooling import Runner
 
 log = logging.getLogger("headrace.launcher")
+
+_POOLING_CPU_WEIGHT = 25
 
 USAGE = """usage: headrace COMMAND [FLAGS]
 
@@ -248,11 +251,18 @@ def _prepare_group(run_dir: Path, group: GroupOptions) -> GroupConfig:
         sleep_idle_seconds=group.sleep_idle_seconds,
         sleep_idle_level=group.sleep_idle_level,
         workers=workers,
+        cpu_weight=group.cpu_weight or _cpu_weight(prepared.runner),
         autoscaling=autoscaling,
         engine=with_shares(engine, group, most),
         reasoning_parser=group.reasoning_parser,
         serving=group.serving_options(),
     )
+
+
+def _cpu_weight(runner: Runner) -> int:
+    """Return the weight of a group whose operator gives none: texts that are embedded can wait for
+    the next token of a chat."""
+    return _POOLING_CPU_WEIGHT if runner == "pooling" else DEFAULT_CPU_WEIGHT
 
 
 def _say(line: str) -> None:

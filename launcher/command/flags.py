@@ -188,9 +188,13 @@ _MODEL = (
     Flag("max_lora_rank"),
     Flag("cpu_kernels", choices=get_args(CpuKernels)),
     Flag("threads", "an equal share of the CPUs"),
+    Flag("cpu_weight", "100, or 25 for a model that pools"),
     Flag("runner"),
     Flag("convert"),
     Flag("task", is_hidden=True),
+    Flag(
+        "pooler_config", "none", metavar="JSON", kind="json", aliases=("--override-pooler-config",)
+    ),
     Flag("device"),
     Flag("dtype"),
     Flag("quantization", "none", aliases=("-q",)),

@@ -19,7 +19,13 @@ from pydantic import (
 
 from headrace.protocol.autoscaling import AutoscalingOptions, Workers
 from headrace.protocol.calls import SleepLevel
-from headrace.protocol.config import EngineConfig, Positive, ServingOptions, SleepIdle
+from headrace.protocol.config import (
+    CpuWeight,
+    EngineConfig,
+    Positive,
+    ServingOptions,
+    SleepIdle,
+)
 from headrace.protocol.reasoning import ReasoningFormat, parse_format
 
 _SIZE = re.compile(r"(\d{1,30}(?:\.\d{1,30})?)\s*(?:([kKmMgGtT])(i?)([bB]?))?")
@@ -28,6 +34,7 @@ _JSON_EXAMPLES = {
     "default_chat_template_kwargs": '{"enable_thinking": false}',
     "override_generation_config": '{"temperature": 0.6, "top_p": 0.95}',
     "hf_overrides": '{"rope_parameters": {"rope_type": "linear", "factor": 2.0}}',
+    "pooler_config": '{"enable_chunked_processing": true, "max_embed_len": 8192}',
     "reasoning_effort_map": '{"xhigh": "high"}',
 }
 _POWERS = {"k": 1, "m": 2, "g": 3, "t": 4}
@@ -89,6 +96,13 @@ class GroupOptions(EngineConfig, ServingOptions, AutoscalingOptions):
     )
     workers: Workers | None = Field(
         None, description="engine processes, each with a replica of the model"
+    )
+    cpu_weight: CpuWeight | None = Field(
+        None,
+        description=(
+            "what of the cores the group's workers get, against other groups' weights, where all "
+            "are busy, as Linux's niceness"
+        ),
     )
     revision: str | None = Field(None, description="branch, tag or commit of a model from the hub")
     tokenizer: str | None = Field(

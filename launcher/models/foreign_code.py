@@ -8,7 +8,13 @@ the operator says so.
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from headrace.launcher.models.model_cache import Progress, cached, file_digest, joint_digest
+from headrace.launcher.models.model_cache import (
+    MANIFEST,
+    Progress,
+    cached,
+    file_digest,
+    joint_digest,
+)
 from headrace.launcher.models.model_folder import INDEX, WEIGHTS, ModelError, read_json_object
 
 TRUST_FLAG = "--trust-remote-code"
@@ -20,7 +26,7 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _CONFIGS = ("config.json", "tokenizer_config.json")
 _MAX_DEPTH = 20
 # Of the cache's entries: another number has them made anew.
-_FORMAT = "1"
+_FORMAT = "2"
 
 RunPrepare = Callable[[str, Path, Path], None]
 
@@ -72,7 +78,7 @@ def without_pickles(
         progress(f"converting the pickled weights of {folder.name} to safetensors, once")
         run_prepare("pickle", folder, entry)
         for file in folder.iterdir():
-            if file.is_file() and not (entry / file.name).exists() and file.name not in pickles:
+            if not (entry / file.name).exists() and file.name not in (*pickles, MANIFEST):
                 (entry / file.name).symlink_to(file.absolute())
 
     return cached(cache / "models" / f"{folder.name}-{key}", build, progress)

@@ -32,12 +32,13 @@ from headrace.launcher.models.model_cache import (
     joint_digest,
 )
 from headrace.launcher.models.model_folder import INDEX, WEIGHTS, ModelError, check_folder
+from headrace.launcher.models.module_folders import with_one_layout
 from headrace.launcher.models.text_folder import TextOverrides, text_key, write_text_folder
 from headrace.protocol.common import hub
 from headrace.protocol.common.gguf_reference import FACTS, REFERENCE, model_name
 from headrace.protocol.common.host.umask import users_umask
+from headrace.protocol.common.pooling.json_files import PoolingFilesError
 from headrace.protocol.common.pooling.model_setup import choose_runner
-from headrace.protocol.common.pooling.sentence_modules import PoolingFilesError
 from headrace.protocol.config import EngineConfig
 from headrace.protocol.pooling import Convert, Runner
 from headrace.protocol.text import TextInfo
@@ -114,6 +115,7 @@ def prepare_model(
     elif (source / REFERENCE).exists() and not _is_ours(source, cache):
         raise ModelError(f"{source}: has a {REFERENCE}, which could refer to any file: remove it")
     allows, trusts = options.allow_pickle_weights, options.trust_remote_code
+    folder = with_one_layout(folder, allows, cache, progress, _run_prepare)
     folder = without_pickles(folder, allows, cache, progress, _run_prepare)
     check_folder(folder)
     tokenizer = None
@@ -130,6 +132,7 @@ def prepare_model(
         options.generation_config,
         options.override_generation_config,
         convert if runner == "pooling" else None,
+        options.engine.pooler_config,
     )
     info = write_text_folder(folder, facts, options.text_path, overrides)
     origin = str(folder) if options.chat_template is None else "--chat-template"

@@ -18,8 +18,13 @@ from headrace.launcher.models.generation_config import generation_defaults, outp
 from headrace.launcher.models.model_cache import file_digest, joint_digest
 from headrace.launcher.models.model_folder import ModelError, read_json_object
 from headrace.protocol.common.context_length import context_length
+from headrace.protocol.common.pooling.json_files import PoolingFilesError, read_object
 from headrace.protocol.common.pooling.model_setup import PoolingSetup, read_setup
-from headrace.protocol.common.pooling.sentence_modules import PoolingFilesError, read_object
+from headrace.protocol.common.pooling.pooler_overrides import (
+    longest_embedded,
+    with_pooler_config,
+)
+from headrace.protocol.pooler_config import PoolerConfig
 from headrace.protocol.pooling import Convert
 from headrace.protocol.text import PoolingInfo, TextInfo
 
@@ -45,7 +50,7 @@ MAX_CONTEXT_LENGTH = 100_000_000  # tokenizers without a limit of their own say 
 class TextOverrides:
     """The operator's changes to the settings of the model's authors (see PrepareOptions).
 
-    pools_for: what the model is converted for; None: it generates.
+    pools_for: what the model is converted for; None: it generates. pooler: how it pools.
     """
 
     max_model_len: int | None = None
@@ -53,6 +58,7 @@ class TextOverrides:
     generation_config: str = "auto"
     override_generation_config: Mapping[str, Any] = field(default_factory=dict)
     pools_for: Convert | None = None
+    pooler: PoolerConfig | None = None
 
 
 def text_key(model: Path) -> str:
@@ -96,8 +102,9 @@ def _text_info(model: Path, facts: dict[str, Any], overrides: TextOverrides) -> 
     source, override = overrides.generation_config, overrides.override_generation_config
     defaults = generation_defaults(model, source, override)
     setup = _pooling_setup(model, config, overrides)
+    length = _max_model_len(model, facts, overrides.max_model_len, setup)
     return TextInfo(
-        max_model_len=_max_model_len(model, facts, overrides.max_model_len, setup),
+        max_model_len=length,
         vocab_size=config["vocab_size"],
         eos_token_ids=_eos_token_ids(config, generation, facts, overrides),
         chat_template=template,
@@ -106,7 +113,7 @@ def _text_info(model: Path, facts: dict[str, Any], overrides: TextOverrides) -> 
         max_output_tokens=output_ceiling(source, override, defaults),
         tokenizer_class=facts["tokenizer_class"],
         added_tokens=facts["added_tokens"],
-        pooling=None if setup is None else _pooling_info(model, setup, config),
+        pooling=None if setup is None else _pooling_info(model, setup, config, overrides, length),
         **facts["special_tokens"],
     )
 
@@ -115,15 +122,27 @@ def _pooling_setup(
     model: Path, config: dict[str, Any], overrides: TextOverrides
 ) -> PoolingSetup | None:
     if overrides.pools_for is None:
+        if overrides.pooler is not None:
+            raise ModelError("--pooler-config: is of models that pool, and this one generates")
         return None
     try:
-        return read_setup(model, overrides.pools_for, config)
+        return with_pooler_config(read_setup(model, overrides.pools_for, config), overrides.pooler)
     except PoolingFilesError as error:
         raise ModelError(str(error)) from error
 
 
-def _pooling_info(model: Path, setup: PoolingSetup, config: dict[str, Any]) -> PoolingInfo:
-    modules = setup.modules
+def _pooling_info(
+    model: Path,
+    setup: PoolingSetup,
+    config: dict[str, Any],
+    overrides: TextOverrides,
+    max_model_len: int,
+) -> PoolingInfo:
+    modules, said = setup.modules, overrides.pooler or PoolerConfig()
+    try:
+        longest = longest_embedded(overrides.pooler, max_model_len)
+    except PoolingFilesError as error:
+        raise ModelError(str(error)) from error
     return PoolingInfo(
         tasks=setup.tasks,
         size=setup.size,
@@ -141,6 +160,11 @@ def _pooling_info(model: Path, setup: PoolingSetup, config: dict[str, Any]) -> P
         normalizes=modules.normalizes,
         similarity=modules.similarity,
         labels=setup.labels,
+        max_embed_len=longest,
+        default_task=said.task,
+        default_dimensions=said.dimensions,
+        activates=said.use_activation,
+        routes=tuple(modules.routes),
     )
 
 

@@ -31,7 +31,11 @@ headrace:prefix_cache_queries_total{model_name="m",engine="0"} 200
 # TYPE headrace:prefix_cache_hits counter
 headrace:prefix_cache_hits_total{model_name="m",engine="0"} 50
 # TYPE headrace:generation_tokens counter
-headrace:generation_tokens_total{model_name="m"} %d
+headrace:generation_tokens_total{model_name="m",engine="0"} %d
+headrace:generation_tokens_total{model_name="other",engine="0"} 7
+# TYPE headrace:prompt_tokens counter
+headrace:prompt_tokens_total{model_name="m",engine="0"} %d
+headrace:prompt_tokens_total{model_name="m",engine="1"} 5
 """
 
 
@@ -53,7 +57,7 @@ HEALTH = {
         }
     ],
 }
-LOAD = {
+LOAD: dict[str, Any] = {
     "server_load": 7,
     "groups": [{"name": "g", "workers": [{"name": "g-0.1", "kv_cache_usage": 0.25}]}],
     "frontends": [{"name": "frontend-0.0", "in_flight": 7}],
@@ -61,7 +65,7 @@ LOAD = {
 
 
 def snapshot(at: float, tokens: int) -> Snapshot:
-    return read(HEALTH, LOAD, counters(METRICS % (10 * tokens, tokens)), at)
+    return read(HEALTH, LOAD, counters(METRICS % (10 * tokens, tokens, 3 * tokens)), at)
 
 
 def shown(now: Snapshot, before: Snapshot | None, url: str, width: int = 140) -> str:
@@ -76,6 +80,21 @@ def test_a_frame_has_all_that_is_known() -> None:
         assert part in text
     assert "100 generated tokens/s" in text
     assert "1,000" in text
+
+
+@pytest.mark.parametrize(
+    ("tasks", "rate"),
+    [(["generate"], "100 generated tokens/s"), (["embed", "token_embed"], "300 read tokens/s")],
+)
+def test_tasks_of_a_group(tasks: list[str], rate: str) -> None:
+    load = {**LOAD, "groups": [{**LOAD["groups"][0], "tasks": tasks}]}
+    taken = [
+        read(HEALTH, load, counters(METRICS % (0, tokens, 3 * tokens)), at)
+        for at, tokens in ((10.0, 100), (12.0, 300))
+    ]
+    text = shown(taken[1], taken[0], "http://here")
+    assert ", ".join(tasks) in text
+    assert rate in text
 
 
 def test_a_narrow_terminal_shows_names_whole() -> None:
@@ -163,7 +182,7 @@ def test_a_server_is_asked_for_batches_if_it_has_any(
         found: dict[str, dict[str, Any]] = {"/health?verbose": HEALTH, "/load?verbose": LOAD}
         return found.get(path, {"data": batches(100)})
 
-    metrics = METRICS % (100, 10) + (
+    metrics = METRICS % (100, 10, 30) + (
         "# TYPE headrace:batches gauge\n"
         'headrace:batches{status="failed"} 0\n'
         f'headrace:batches{{status="in_progress"}} {count}\n'

@@ -39,6 +39,7 @@ class AttentionOptions:
     softcap: float | None = None
     sinks: torch.Tensor | None = field(default=None, compare=False)
     is_causal: bool = True
+    bias: torch.Tensor | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,8 @@ _HARMLESS_TENSORS = frozenset({"position_ids", "cache_position"})
 class AttentionHook:
     """The attention of one model, under a name of its own in transformers' registry.
 
-    allows_both_ways: whether layers may attend to later tokens, too.
+    allows_both_ways: whether layers may attend to later tokens, too, and whether one may be used
+        several times: for sequences that run whole in one step.
     layers, options, heads: found by the probe, in the order in which the layers are called; heads
         are the numbers of query heads.
     """
@@ -88,6 +89,7 @@ class AttentionHook:
         softcap: float | None = None,
         s_aux: torch.Tensor | None = None,
         is_causal: bool | None = None,
+        offset_bias: torch.Tensor | None = None,
         **others: Any,
     ) -> tuple[torch.Tensor, None]:
         """Attend: query [1, heads, rows, dim], key and value [1, kv_heads, rows, dim] →
@@ -97,7 +99,7 @@ class AttentionHook:
         causal = bool(getattr(module, "is_causal", True)) and is_causal is not False
         if is_causal is not None and self._allows_both_ways:
             causal = is_causal
-        options = AttentionOptions(scaling, sliding_window, softcap, s_aux, causal)
+        options = AttentionOptions(scaling, sliding_window, softcap, s_aux, causal, offset_bias)
         if self.backend is None:
             if not (causal or self._allows_both_ways):
                 raise ModelUnsupported("its attention is not causal")
@@ -120,14 +122,19 @@ class AttentionHook:
         options: AttentionOptions,
     ) -> torch.Tensor:
         """Record a layer that is called by the probe; return an output of zeros."""
-        if module in self._numbers:
-            raise ModelUnsupported("an attention layer is used twice in one forward pass")
+        _, heads, rows, _ = query.shape
+        output = query.new_zeros((1, rows, heads, value.shape[3]))
+        number = self._numbers.get(module)
+        if number is not None:
+            # Sequences of several steps need a cache for each use; for others one is enough.
+            if not self._allows_both_ways or self.options[number] != options:
+                raise ModelUnsupported("an attention layer is used twice in one forward pass")
+            return output
         self._numbers[module] = len(self.layers)
         self.layers.append(KVLayerShape(key.shape[1], key.shape[3], value.shape[3]))
         self.options.append(options)
-        _, heads, rows, _ = query.shape
         self.heads.append(heads)
-        return query.new_zeros((1, rows, heads, value.shape[3]))
+        return output
 
 
 def _register(hook: AttentionHook) -> None:

@@ -102,12 +102,15 @@ def read_file(path: Path, max_bytes: int) -> bytes:
     return data
 
 
-def parse_config(config: dict[str, Any], max_rank: int) -> AdapterConfig:
-    """Parse the configuration. Raises AdapterError for unsupported settings and wrong types."""
+def parse_config(config: dict[str, Any], max_rank: int, takes_head: bool = False) -> AdapterConfig:
+    """Parse the configuration. Raises AdapterError for unsupported settings and wrong types.
+
+    takes_head: whether the adapter may bring modules in full: those of the model's head.
+    """
     if config.get("peft_type") != "LORA":
         _reject(f"peft_type must be LORA, not {_quoted(config.get('peft_type'))}")
     for name in _UNSUPPORTED:
-        if config.get(name):
+        if config.get(name) and not (takes_head and name == "modules_to_save"):
             _reject(f"{name} is not supported")
     if config.get("bias", "none") != "none":
         _reject("bias must be none")

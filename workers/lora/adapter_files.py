@@ -5,7 +5,7 @@ Only safetensors are read: a pickle is never opened.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from headrace.workers.errors import AdapterError
 from headrace.workers.lora.adapter_config import AdapterConfig, parse_config, read_config, read_file
+from headrace.workers.lora.head import split_head
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 _PICKLE_FILE = "adapter_model.bin"
@@ -60,36 +61,70 @@ class LoraMatrices:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Adapter:
-    """An adapter in the host's memory. matrices: by the names of the layers that it changes."""
+    """An adapter in the host's memory. matrices: by the names of the layers that it changes.
+
+    head: parameters of a classifier's head that replace the model's own, by their names.
+    """
 
     matrices: Mapping[str, LoraMatrices]
+    head: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def read_adapter(folder: Path, layers: Mapping[str, LinearShape], max_rank: int) -> Adapter:
+def read_adapter(
+    folder: Path,
+    layers: Mapping[str, LinearShape],
+    max_rank: int,
+    head: Mapping[str, Tensor] | None = None,
+) -> Adapter:
     """Read the folder's adapter and check it against the layers of the model.
+
+    head: the parameters of the model's head, which adapters may replace; None: they may not.
 
     Raises AdapterError if the folder has no adapter, if it is for another model, or if it changes
     what adapters cannot change here.
     """
-    adapter_config = parse_config(read_config(folder), max_rank)
-    matrices = _by_layer(_read_tensors(folder, layers, max_rank))
-    if not matrices:
+    adapter_config = parse_config(read_config(folder), max_rank, takes_head=bool(head))
+    tensors = _read_tensors(folder, layers, max_rank, head or {})
+    parts = split_head(tensors, head, _NAME, _reject)
+    matrices = _by_layer(parts.others)
+    if not matrices and not parts.head_pairs:
         _reject("it has no LoRA matrices")
     names = _resolve(matrices, layers)
     return Adapter(
         {
             names[given]: _scaled_matrices(given, pair, layers[names[given]], adapter_config)
             for given, pair in matrices.items()
-        }
+        },
+        {**parts.head, **_merged(parts.head_pairs, head or {}, adapter_config)},
     )
 
 
+def _merged(
+    pairs: Mapping[str, Mapping[str, Tensor]],
+    head: Mapping[str, Tensor],
+    adapter_config: AdapterConfig,
+) -> dict[str, Tensor]:
+    """Return the weights of the head's layers with their matrices' products added."""
+    weights = {}
+    for layer, pair in pairs.items():
+        weight = head[f"{layer}.weight"]
+        shape = LinearShape(weight.shape[1], weight.shape[0], torch.float32)
+        matrices = _scaled_matrices(layer, pair, shape, adapter_config)
+        weights[f"{layer}.weight"] = weight + (matrices.up.T @ matrices.down).to(weight.dtype)
+    return weights
+
+
 def _read_tensors(
-    folder: Path, layers: Mapping[str, LinearShape], max_rank: int
+    folder: Path,
+    layers: Mapping[str, LinearShape],
+    max_rank: int,
+    head: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
     if not (folder / WEIGHTS_FILE).exists() and (folder / _PICKLE_FILE).exists():
         raise AdapterError(f"{_PICKLE_FILE} is pickle, which is not read: save as {WEIGHTS_FILE}")
     tensor_bytes = 4 * max_rank * sum(shape.inputs + shape.outputs for shape in layers.values())
+    for parameter in head.values():  # itself, or matrices for it
+        tensor_bytes += 4 * (parameter.numel() + max_rank * sum(parameter.shape))
     # Read, not mapped: if a mapped file were truncated, the process would be killed.
     data = read_file(folder / WEIGHTS_FILE, tensor_bytes + _HEADER_BYTES)
     try:
@@ -132,7 +167,8 @@ def _resolve(given: Mapping[str, object], layers: Mapping[str, LinearShape]) -> 
     """Map the file's layer names to the model's.
 
     An adapter trained on a model without its head has names without the prefix ("layers.0..." for
-    "model.layers.0..."), so a suffix that only one layer has is accepted.
+    "model.layers.0..."), so a suffix that only one layer has is accepted. One trained with a head
+    that this model lacks has the prefix.
     """
     names = {name: name if name in layers else _with_end(name, layers) for name in given}
     if len(set(names.values())) != len(names):
@@ -141,6 +177,9 @@ def _resolve(given: Mapping[str, object], layers: Mapping[str, LinearShape]) -> 
 
 
 def _with_end(name: str, layers: Mapping[str, LinearShape]) -> str:
+    without_prefix = name.partition(".")[2]
+    if without_prefix in layers:
+        return without_prefix
     matches = [layer for layer in layers if layer.endswith(f".{name}")]
     if len(matches) != 1:
         _reject(f"the model has no layer {_quoted(name)} that adapters can change")

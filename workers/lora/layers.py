@@ -1,5 +1,6 @@
 """Wrap a model's linear layers so that each row of a step may have an adapter of its own."""
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -152,7 +153,9 @@ def wrap_layers(
     layers = dict(adaptable_layers(model))
     with torch.no_grad(), attention_of(model, "eager"), watch(layers.values()) as calls:
         token_ids = torch.arange(_PROBE_TOKENS, device=model.device) % vocab_rows(model)
-        model(input_ids=token_ids.unsqueeze(0), use_cache=False)
+        takes = inspect.signature(model.forward).parameters
+        options = {"use_cache": False} if "use_cache" in takes else {}
+        model(input_ids=token_ids.unsqueeze(0), **options)
     rows: dict[nn.Module, list[int]] = {}
     for call in calls:
         rows.setdefault(call.layer, []).append(call.rows.numel() // call.rows.shape[-1])

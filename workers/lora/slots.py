@@ -35,6 +35,7 @@ class AdapterSlots:
         self, layers: Mapping[str, LoraLinear], step: StepAdapters, num_slots: int
     ) -> None:
         self.store: AdapterStore | None = None
+        self.num_slots = num_slots
         self._layers = layers
         self._step = step
         self._lru = LruSlots[Adapter](num_slots, self._fill)
@@ -73,12 +74,17 @@ class AdapterSlots:
     def applied(self, chunks: Items[Chunk], order: Items[int]) -> Iterator[None]:
         """Apply the chunks' adapters to forward passes of their rows, in that order."""
         names = [chunks[number].sequence.request.adapter for number in order]
+        with self.applied_to(names, [chunks[number].count for number in order]):
+            yield
+
+    @contextmanager
+    def applied_to(self, names: Items[str], counts: Items[int]) -> Iterator[None]:
+        """Apply adapters to forward passes; those of consecutive rows, and how many these are."""
         if not any(names):
             yield
             return
         try:
             slots = self._load(sorted({name for name in names if name}))
-            counts = [chunks[number].count for number in order]
             runs = [(slots.get(name, NO_ADAPTER), n) for name, n in zip(names, counts, strict=True)]
             self._step.spans = [self._row_span(*span) for span in split_rows(runs)]
             yield

@@ -99,15 +99,23 @@ class NativeAdapterSlots:
 
     def row_slots(self, chunks: Sequence[Chunk], order: Sequence[int]) -> Tensor | None:
         """Return the slot of each row of the chunks in this order [rows]; None without adapters."""
-        names = [chunks[number].sequence.request.adapter for number in order]
+        return self.slots_of(
+            [chunks[number].sequence.request.adapter for number in order],
+            [chunks[number].count for number in order],
+        )
+
+    def slots_of(self, names: Sequence[str], counts: Sequence[int]) -> Tensor | None:
+        """Return the slot of each row [rows]; None without adapters.
+
+        names: of the adapters of consecutive rows; "" for none. counts: of these rows.
+        """
         if not any(names):
             return None
         if self.store is None:
             raise RuntimeError("this program has no adapters")
         slots = self._lru.load({name: self.store[name] for name in names if name})
-        counts = torch.tensor([chunks[number].count for number in order])
-        of_chunks = [slots.get(name, NO_ADAPTER) for name in names]
-        return torch.tensor(of_chunks, dtype=torch.int32).repeat_interleave(counts)
+        of_runs = [slots.get(name, NO_ADAPTER) for name in names]
+        return torch.tensor(of_runs, dtype=torch.int32).repeat_interleave(torch.tensor(counts))
 
     def _fill(self, slot: int, adapter: Adapter) -> None:
         self._empty(slot)

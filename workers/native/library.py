@@ -65,6 +65,14 @@ class CInstruction(ctypes.Structure):
     )
 
 
+class CScoreBias(ctypes.Structure):
+    _fields_ = (
+        ("numbers", ctypes.c_void_p),
+        ("stride", ctypes.c_int32),
+        ("centre", ctypes.c_int32),
+    )
+
+
 class CBuffer(ctypes.Structure):
     _fields_ = (("width", ctypes.c_int32), ("kind", ctypes.c_int32), ("copies", ctypes.c_int32))
 

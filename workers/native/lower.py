@@ -406,7 +406,7 @@ class _Lowering:
         self._op("write", node, (key, value), key, sizes=sizes | strides, numbers=numbers)
         sizes[6] = query_stride
         for kind in ("attend", "finish_attend"):
-            data = {"sinks": node.data["sinks"]}
+            data = {name: node.data[name] for name in ("sinks", "bias")}
             self._op(kind, node, (query,), out, sizes=sizes, numbers=numbers, data=data)
 
     def _gather(self, node: Node) -> None:

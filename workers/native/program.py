@@ -5,6 +5,7 @@
 """
 
 import ctypes
+import math
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ from headrace.workers.native.library import (
     CBuffer,
     CInstruction,
     COperand,
+    CScoreBias,
     CStep,
     require_kernels,
 )
@@ -98,14 +100,15 @@ class CompiledProgram:
         self.calls = plan.tables
         self.vocab_size = plan.vocab_size
         self._referenced: list[Any] = []  # keeps alive the memory that instructions point to
+        self._score_biases: dict[int, CScoreBias] = {}
         _check_sizes(lowered)
-        packed = [self._plan_weight(op) for op in lowered.ops]
+        packed = self._plan_weights(lowered.ops)
         self._packed_by_weight = dict(_packed_by_weight(lowered.ops, packed))
         packed = [
             self._plan_table(op) if op.kind == "embed" else weight
             for op, weight in zip(lowered.ops, packed, strict=True)
         ]
-        weights = [weight for weight in packed if weight is not None]
+        weights = list(dict.fromkeys(weight for weight in packed if weight is not None))
         self.formats = {weight.weight_format for weight in weights}
         self.memory = WeightMemory(weights, threads, shared)
         self.adapted = list(_adapted_linears(lowered, packed, plan.adaptable, self.dtype))
@@ -145,6 +148,14 @@ class CompiledProgram:
         Raises MemoryError if there is no memory.
         """
         return Program(self, num_blocks, block_size, cache_dtype, shares_layers)
+
+    def _plan_weights(self, ops: Sequence[Op]) -> list[PackedWeight | PackedExperts | None]:
+        """Plan the weights of each instruction; layers that are used several times share them."""
+        planned: dict[object, PackedWeight | PackedExperts | None] = {}
+        for op in ops:
+            if _weight_key(op) not in planned:
+                planned[_weight_key(op)] = self._plan_weight(op)
+        return [planned[_weight_key(op)] for op in ops]
 
     def _plan_weight(self, op: Op) -> PackedWeight | PackedExperts | None:
         if op.kind in ("experts_up", "experts_down"):
@@ -195,8 +206,8 @@ class CompiledProgram:
         elif op.kind == "combine":
             instruction.sizes[2] = activation
         elif op.kind in ("attend", "finish_attend"):
-            sinks = op.data["sinks"]
-            instruction.data[0] = self._float_address(sinks)
+            instruction.data[0] = self._float_address(op.data["sinks"])
+            instruction.data[1] = self._score_bias(op.data["bias"])
         elif op.kind == "route":
             instruction.data[0] = self._float_address(op.data["choice_bias"])
         elif weight is not None:
@@ -230,6 +241,20 @@ class CompiledProgram:
             weight = weight.float() + (1.0 if data["plus_one"] else 0.0)
         instruction.data[0] = self._float_address(weight)
         instruction.data[1] = self._float_address(data["bias"])
+
+    def _score_bias(self, bias: torch.Tensor | None) -> int | None:
+        """Return the address of numbers that are added to scores, as the kernels read them."""
+        if bias is None:
+            return None
+        known = self._score_biases.get(id(bias))
+        if known is None:
+            exponents = bias.detach().float() * math.log2(math.e)
+            padded = nn.functional.pad(exponents, (0, GROUP_TOKENS - 1)).contiguous()
+            centre = (bias.shape[1] - 1) // 2
+            known = CScoreBias(padded.data_ptr(), padded.shape[1], centre)
+            self._score_biases[id(bias)] = known
+            self._referenced += [bias, padded]
+        return ctypes.addressof(known)
 
     def _float_address(self, values: torch.Tensor | None) -> int | None:
         """Copy numbers to float32 and return their address."""
@@ -331,6 +356,18 @@ class Program:
             outputs[call][index].float().reshape(-1, width).contiguous()
             for (call, index), width in compiled.tables
         ]
+
+
+def _weight_key(op: Op) -> object:
+    """Return what tells an instruction's weights from those of others."""
+    if op.kind != "linear":
+        return id(op)
+    names = ("first", "count")
+    parts = (
+        (id(part["weight"]), id(part["bias"]), part["transposed"], *map(part.get, names))
+        for part in parts_of(op.data)
+    )
+    return tuple(parts), op.sizes[4], "gate" in op.data
 
 
 def _adapted_linears(

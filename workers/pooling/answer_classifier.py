@@ -1,6 +1,6 @@
 """Make labels' scores of a generator's logits for some tokens, after the last token of a text."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from headrace.protocol.common.pooling.answer_tokens import AnswerTokens
 from headrace.protocol.to_worker import Encode
 from headrace.workers.errors import ModelUnsupported
-from headrace.workers.pooling.classifier import finish_scores
+from headrace.workers.pooling.classifier import ScoreSettings, finish_scores
 from headrace.workers.pooling.runner import EncodeResult
 
 
@@ -18,11 +18,11 @@ class AnswerClassifier:
     """The rows of a generator's output layer for the tokens that are answers.
 
     ids: of the tokens. is_difference: whether the only score is what the second has more than the
-        first. base: the model below the output layer. activation: what makes numbers of scores.
+        first. base: the model below the output layer. scores: what makes numbers of scores.
     """
 
     def __init__(
-        self, model: Any, ids: Sequence[int], is_difference: bool, activation: str
+        self, model: Any, ids: Sequence[int], is_difference: bool, scores: ScoreSettings
     ) -> None:
         self.base = getattr(model, model.base_model_prefix, None)
         layer = model.get_output_embeddings()
@@ -32,12 +32,19 @@ class AnswerClassifier:
             raise ModelUnsupported(f"{type(model).__name__} has no token {max(ids)}")
         rows = layer.weight[list(ids)].float()
         self._weight: Tensor = rows[1:] - rows[:1] if is_difference else rows
-        self._activation = activation
+        self._scores = scores
 
-    def pool(self, request: Encode, vectors: Tensor) -> EncodeResult:
+    @property
+    def head(self) -> Mapping[str, Tensor]:
+        """The parameters that adapters may replace: none."""
+        return {}
+
+    def pool(
+        self, request: Encode, vectors: Tensor, head: Mapping[str, Tensor] | None = None
+    ) -> EncodeResult:
         """Return the numbers of each label."""
         scores = self._weight @ vectors[-1].float()
-        return finish_scores(request, scores, self._activation)
+        return finish_scores(request, scores, self._scores)
 
 
 def answer_ids(folder: Path, answers: AnswerTokens) -> list[int]:

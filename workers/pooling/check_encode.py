@@ -6,13 +6,22 @@ from headrace.protocol.pooling import NUMBER_BYTES
 from headrace.protocol.to_worker import Encode
 from headrace.workers.errors import RejectedByEngine
 from headrace.workers.pooling.runner import TextLimits
+from headrace.workers.sequence.check_request import check_adapter
 
 # Numbers for each token of a long text are many: of all of a text at most so many bytes.
 MAX_RESULT_BYTES = 48 * 1024 * 1024
 
 
-def check_encode(request: Encode, running_ids: Container[str], limits: TextLimits) -> None:
-    """Raise RejectedByEngine, naming the field, unless the model can run the request."""
+def check_encode(
+    request: Encode,
+    running_ids: Container[str],
+    limits: TextLimits,
+    adapter_ids: Container[str] | None = None,
+) -> None:
+    """Raise RejectedByEngine, naming the field, unless the model can run the request.
+
+    adapter_ids: the loaded adapters; None: the model takes none.
+    """
     token_ids = request.prompt_token_ids
     if request.request_id in running_ids:
         _reject("request_id is in use")
@@ -22,17 +31,16 @@ def check_encode(request: Encode, running_ids: Container[str], limits: TextLimit
         _reject("prompt_token_ids is empty")
     if not (min(token_ids) >= 0 and max(token_ids) < limits.vocab_size):
         _reject(f"prompt_token_ids has an id that is not from 0 to {limits.vocab_size - 1}")
-    if len(token_ids) > limits.max_model_len:
-        _reject(
-            f"prompt_token_ids: {len(token_ids)} tokens are more than the {limits.max_model_len} "
-            "of a text"
-        )
+    longest = limits.max_model_len
+    if request.task == "embed":
+        longest = limits.max_embed_len or longest
+    if len(token_ids) > longest:
+        _reject(f"prompt_token_ids: {len(token_ids)} tokens are more than the {longest} of a text")
     _check_types(request, limits.num_token_types)
     if not 0 <= request.prompt_length < len(token_ids):
         _reject("prompt_length must leave a token of the text")
     _check_dimensions(request, limits)
-    if request.adapter:
-        _reject("adapter: this model takes no adapters")
+    check_adapter(request.adapter, adapter_ids)
     if request.compared_with:
         _check_comparison(request, limits)
     elif request.task.startswith("token_"):

@@ -8,23 +8,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.modeling_utils import PreTrainedModel
 
-from headrace.protocol.config import EngineConfig
 from headrace.protocol.to_worker import Encode
 from headrace.workers.attention.backend import AttentionBatch, Span
-from headrace.workers.attention.hook import AttentionHook, attention_of
-from headrace.workers.errors import ModelUnsupported
-from headrace.workers.native.capturing.forward_pass import PassInputs, compute_hidden
-from headrace.workers.native.graph import NotStatic
-from headrace.workers.native.library import GROUP_TOKENS, unsupported_reason
-from headrace.workers.native.plan import plan_program
+from headrace.workers.native.adapter_slots import NativeAdapterSlots
+from headrace.workers.native.library import GROUP_TOKENS
 from headrace.workers.native.program import CompiledProgram, Program
-from headrace.workers.native.weight_memory import SharedWeights
+from headrace.workers.pooling.positions import Positions
 
 # Tokens of a call, unless one text has more: fewer leave threads to wait for each other more often.
 _CALL_TOKENS = 2048
@@ -35,18 +28,23 @@ _REPORT_S = 1.0
 _PATIENCE = 20
 _TIMED_TOKENS = 64  # a call of fewer says little of what a token takes
 
-Positions = Callable[[Sequence[int]], Sequence[int]]
-
 
 class CompiledEncoder:
     """A model without its head, as a program.
 
-    positions: returns the positions of a text's tokens.
+    positions: returns the positions of a text's tokens. slots: for LoRA adapters; None: it takes
+        none. cosine: the least of its vectors to those of the model itself.
     """
 
-    def __init__(self, compiled: CompiledProgram, positions: Positions) -> None:
-        self.compiled = compiled
+    def __init__(
+        self,
+        compiled: CompiledProgram,
+        positions: Positions,
+        slots: NativeAdapterSlots | None = None,
+    ) -> None:
+        self.compiled, self.slots = compiled, slots
         self._positions = positions
+        self.cosine = 1.0
         self._num_blocks = 0
         self._program: Program | None = None
         self._token_s = 0.0  # what a token takes, by the slowest call so far
@@ -58,7 +56,7 @@ class CompiledEncoder:
             one takes long. Raises MemoryError if there is no memory.
         """
         vectors: list[Tensor] = []
-        for texts in calls(requests):
+        for texts in calls(requests, 0 if self.slots is None else self.slots.num_slots):
             tokens = sum(len(text.prompt_token_ids) for text in texts)
             started = time.monotonic()
             with _reporting(report, tokens * self._token_s):
@@ -83,9 +81,17 @@ class CompiledEncoder:
             types += text.token_type_ids or [0] * len(ids)
         rows = range(len(token_ids))
         output = self._program_for(block).forward(
-            token_ids, places, rows, AttentionBatch([], spans), token_types=types
-        )
+            token_ids, places, rows, AttentionBatch([], spans), self._slots_of(texts), self.slots,
+            token_types=types,
+        )  # fmt: skip
         return list(torch.split(output.clone(), [span.num_rows for span in spans]))
+
+    def _slots_of(self, texts: Sequence[Encode]) -> Tensor | None:
+        """Return the adapter slot of each row; None if no text has one."""
+        if self.slots is None:
+            return None
+        names = [text.adapter for text in texts]
+        return self.slots.slots_of(names, [len(text.prompt_token_ids) for text in texts])
 
     def _program_for(self, num_blocks: int) -> Program:
         """Return the program with a cache of so many blocks at least."""
@@ -118,63 +124,23 @@ def _reporting(report: Callable[[], None], expected_s: float) -> Iterator[None]:
         thread.join()
 
 
-def calls(requests: Sequence[Encode]) -> Iterator[Sequence[Encode]]:
-    """Yield texts that one call computes, in their order: a text is never split."""
+def calls(
+    requests: Sequence[Encode], max_adapters: int = 0, most_tokens: int = _CALL_TOKENS
+) -> Iterator[Sequence[Encode]]:
+    """Yield texts that one call computes, in their order: a text is never split.
+
+    max_adapters: different ones in a call; 0: any number. most_tokens: of several texts.
+    """
     start = tokens = 0
+    adapters: set[str] = set()
     for index, request in enumerate(requests):
         length = len(request.prompt_token_ids)
-        if index > start and tokens + length > _CALL_TOKENS:
+        others = adapters | ({request.adapter} - {""})
+        if index > start and (tokens + length > most_tokens or len(others) > max_adapters > 0):
             yield requests[start:index]
             start, tokens = index, 0
+            others = {request.adapter} - {""}
         tokens += length
+        adapters = others
     if requests:
         yield requests[start:]
-
-
-@torch.inference_mode()
-def compile_encoder(
-    model: PreTrainedModel,
-    config: EngineConfig,
-    threads: int,
-    positions: Positions,
-    dtype: torch.dtype,
-    shared: SharedWeights | None = None,
-) -> tuple[CompiledEncoder | None, str]:
-    """Return the compiled encoder; or None, and why torch's operations run the model.
-
-    dtype: of products; embeddings, norms and sums keep the model's. shared: the weights that the
-    group's workers share. The model's attention is as before afterwards.
-    """
-    reason = "the compiled kernels run on CPUs only"
-    if model.device.type == "cpu":
-        reason = unsupported_reason(dtype) or ""
-    if reason:
-        return None, reason
-    hook = AttentionHook(allows_both_ways=True)
-    with attention_of(model, hook.name):
-        try:
-            compiled = _compile(model, hook, config, threads, dtype, shared)
-        except (NotStatic, ModelUnsupported) as error:
-            return None, f"{type(model).__name__} has no fixed program: {error}"
-        except (TypeError, ValueError, RuntimeError, KeyError, IndexError) as error:
-            # A model's own code, which the probe and the capture call in an unusual way.
-            shown = (str(error).splitlines() or [type(error).__name__])[0]
-            return None, f"{type(model).__name__} cannot be captured: {shown}"
-    return CompiledEncoder(compiled, positions), ""
-
-
-def _compile(
-    model: PreTrainedModel,
-    hook: AttentionHook,
-    config: EngineConfig,
-    threads: int,
-    dtype: torch.dtype,
-    shared: SharedWeights | None,
-) -> CompiledProgram:
-    def run(token_ids: Tensor) -> Any:
-        nothing = torch.zeros_like(token_ids)
-        return compute_hidden(model, PassInputs(token_ids, nothing, nothing, nothing[0]))
-
-    hook.probe(model, run)
-    plan = plan_program(model, hook, config.quantization, forward=compute_hidden, dtype=dtype)
-    return CompiledProgram.of_plan(plan, threads, shared)

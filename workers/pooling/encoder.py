@@ -7,7 +7,9 @@ do not depend on those beside it.
 """
 
 import inspect
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import groupby
 from typing import Any
 
@@ -18,6 +20,9 @@ from transformers.modeling_utils import PreTrainedModel
 from headrace.protocol.to_worker import Encode
 from headrace.workers.errors import ModelUnsupported
 from headrace.workers.linear.row_counts import round_up_rows
+from headrace.workers.lora.slots import AdapterSlots
+from headrace.workers.pooling.compiled_encoder import calls
+from headrace.workers.pooling.positions import positions_of
 from headrace.workers.pooling.text_attention import TextAttention, TextGroup
 
 # MKL's products of few rows differ in their last bits from those of many: of fewer than 4 a thread.
@@ -34,17 +39,20 @@ _TOLERANCES = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.2}
 class Encoder:
     """A model without its head.
 
-    is_varlen: whether texts of different lengths share a forward pass.
+    padding: the token after whose id positions are counted; None: they are counted from 0.
+    max_len: tokens of a text. is_varlen: whether texts of different lengths share a forward pass.
+    slots: for LoRA adapters; None: it takes none.
     """
 
     def __init__(self, model: PreTrainedModel, max_len: int) -> None:
         self.model: Any = model
-        self._max_len = max_len
+        self.max_len = max_len
         self._takes = frozenset(inspect.signature(model.forward).parameters)
-        self._padding = _padding_of_positions(model)
+        self.padding = _padding_of_positions(model)
         self._attention = TextAttention()
         self._own_attention: str = model.config._attn_implementation
         self.is_varlen = False
+        self.slots: AdapterSlots | None = None
 
     @torch.inference_mode()
     def check(self) -> str:
@@ -89,7 +97,7 @@ class Encoder:
         return _difference(own, found) <= _TOLERANCES[dtype], min(cosines)
 
     def _check_texts(self) -> list[Encode]:
-        lengths = [min(length, self._max_len) for length in (*_CHECK_LENGTHS, _LONG_CHECK)]
+        lengths = [min(length, self.max_len) for length in (*_CHECK_LENGTHS, _LONG_CHECK)]
         generator = torch.Generator().manual_seed(0)
         embedding: Any = self.model.get_input_embeddings()
         vocab = embedding.weight.shape[0]
@@ -99,9 +107,20 @@ class Encoder:
     @torch.inference_mode()
     def encode(self, requests: Sequence[Encode], report: Callable[[], None]) -> list[Tensor]:
         """Return the vectors [tokens, size] of each text. report: called as the pass proceeds."""
-        if self.is_varlen:
-            return self._encode_together(requests, report)
-        return self._encode_equal(requests, report)
+        run = self._encode_together if self.is_varlen else self._encode_equal
+        if self.slots is None:
+            return run(requests, report)
+        vectors: list[Tensor] = []
+        for texts in calls(requests, self.slots.num_slots, sys.maxsize):
+            vectors += run(texts, report)
+        return vectors
+
+    def _adapted(self, texts: Sequence[Encode]) -> AbstractContextManager[None]:
+        """Apply the adapters of texts to the next forward pass, whose first rows are theirs."""
+        if self.slots is None:
+            return nullcontext()
+        names = [text.adapter for text in texts]
+        return self.slots.applied_to(names, [_length(text) for text in texts])
 
     def _encode_together(
         self, requests: Sequence[Encode], report: Callable[[], None]
@@ -120,7 +139,8 @@ class Encoder:
             [place for text in ids for place in self.positions(text)] + [0] * filling,
             [kind for index in order for kind in _types(requests[index])] + [0] * filling,
         )
-        hidden = self._forward(**{name: row.unsqueeze(0) for name, row in rows.items()})[0]
+        with self._adapted([requests[index] for index in order]):
+            hidden = self._forward(**{name: row.unsqueeze(0) for name, row in rows.items()})[0]
         vectors = torch.split(hidden[:start], [len(text) for text in ids])
         return _in_order(vectors, order)
 
@@ -136,9 +156,10 @@ class Encoder:
                 [place for request in same for place in self.positions(request.prompt_token_ids)],
                 [kind for request in same for kind in _types(request)],
             )
-            hidden = self._forward(
-                **{name: row.view(len(same), length) for name, row in rows.items()}
-            )
+            with self._adapted(same):
+                hidden = self._forward(
+                    **{name: row.view(len(same), length) for name, row in rows.items()}
+                )
             vectors += hidden[: len(indexes)].unbind()
             report()
         return _in_order(vectors, order)
@@ -162,15 +183,8 @@ class Encoder:
         }
 
     def positions(self, text: Sequence[int]) -> Sequence[int]:
-        """Return the positions of a text's tokens: from 0, or as RoBERTa counts them, where a
-        padding token in the text is not counted."""
-        if self._padding is None:
-            return range(len(text))
-        places, place = [], self._padding
-        for token in text:
-            place += token != self._padding
-            places.append(self._padding if token == self._padding else place)
-        return places
+        """Return the positions of a text's tokens."""
+        return positions_of(text, self.padding)
 
     def _filling(self, rows: int, multiple: bool = False) -> int:
         """Return how many rows to add, so that last bits do not depend on the number of rows."""

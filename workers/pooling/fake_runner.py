@@ -14,7 +14,9 @@ from zlib import crc32
 
 from headrace.protocol.to_frontend import Pooled
 from headrace.protocol.to_worker import Encode
+from headrace.workers.lora.fake import FakeAdapters
 from headrace.workers.pooling.runner import EncodeResult, TextLimits
+from headrace.workers.sequence.engine_adapters import EngineAdapters
 from headrace.workers.sequence.sequence import Failure
 
 
@@ -26,11 +28,25 @@ class FakePoolingRunner:
     def __init__(self, limits: TextLimits, step_s: float = 0.0) -> None:
         self.limits = limits
         self._step_s = step_s
+        self._adapters = FakeAdapters()
+
+    def new_adapters(self, max_rank: int) -> FakeAdapters:
+        return FakeAdapters()
+
+    def use_adapters(self, adapters: EngineAdapters) -> None:
+        assert isinstance(adapters, FakeAdapters)
+        self._adapters = adapters
 
     def run(self, requests: Sequence[Encode], report: Callable[[], None]) -> list[EncodeResult]:
         if self._step_s:
             time.sleep(self._step_s)
         return [self._encode(request) for request in requests]
+
+    def join(self, request: Encode, mean: Sequence[float]) -> EncodeResult:
+        length = math.hypot(*mean) or 1.0
+        if request.activates is False:
+            length = 1.0
+        return _pooled([[number / length for number in mean]], (len(mean),))
 
     @property
     def weight_bytes(self) -> int:
@@ -48,6 +64,8 @@ class FakePoolingRunner:
         width = request.dimensions or self.limits.size
         normalizes = request.activates is not False
         text = request.prompt_token_ids[request.prompt_length :]
+        if request.adapter:
+            text = (*text, self._adapters.checksum(request.adapter))
         if request.task in ("classify", "score"):
             return _pooled([_label_scores(text, width)], (width,))
         if request.task == "token_classify":

@@ -1,7 +1,8 @@
 """Load a transformers model that pools into a runner."""
 
 import inspect
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,18 @@ import torch
 
 from headrace.protocol.common.gguf_reference import REFERENCE
 from headrace.protocol.common.pooling.answer_tokens import read_answer_tokens
+from headrace.protocol.common.pooling.json_files import PoolingFilesError, read_object
 from headrace.protocol.common.pooling.model_setup import (
     PoolingSetup,
     choose_runner,
-    read_setup,
 )
-from headrace.protocol.common.pooling.sentence_modules import PoolingFilesError, read_object
+from headrace.protocol.common.pooling.static_embedding import STATIC_TYPE
 from headrace.protocol.config import Dtype, EngineConfig
 from headrace.protocol.logs.set_up import adopt_library_loggers
 from headrace.protocol.pooling import Convert
 from headrace.workers.errors import ModelUnsupported
 from headrace.workers.load_options import threads_of
+from headrace.workers.lora.slots import AdapterSlots
 from headrace.workers.native.compile_model import release_weights
 from headrace.workers.native.library import (
     choose_kernels,
@@ -30,14 +32,19 @@ from headrace.workers.native.shared_file import SharedFile
 from headrace.workers.native.weight_format import format_names
 from headrace.workers.native.weight_memory import SharedWeights, fingerprint_weights
 from headrace.workers.pooling.answer_classifier import AnswerClassifier, answer_ids
-from headrace.workers.pooling.classifier import Classifier
-from headrace.workers.pooling.compiled_encoder import CompiledEncoder, compile_encoder
+from headrace.workers.pooling.classifier import Classifier, ScoreSettings
+from headrace.workers.pooling.compile_encoder import compile_encoder
+from headrace.workers.pooling.compiled_encoder import CompiledEncoder
 from headrace.workers.pooling.encoder import Encoder
+from headrace.workers.pooling.load_cached import limits_of, setup_of
 from headrace.workers.pooling.native_runner import NativePoolingRunner
-from headrace.workers.pooling.pooler import Pooler
+from headrace.workers.pooling.pooler import pooler_of
 from headrace.workers.pooling.runner import PoolingRunner, TextLimits, TextPooler
+from headrace.workers.pooling.static_runner import StaticRunner, read_table
 from headrace.workers.pooling.torch_runner import TorchPoolingRunner
+from headrace.workers.program_cache.cached_programs import ProgramCache
 from headrace.workers.start_phases import StartPhases
+from headrace.workers.torch_runner.gguf_loading import load_gguf_model
 from headrace.workers.torch_runner.loading import (
     checkpoint_dtype,
     choose_device,
@@ -59,14 +66,17 @@ def load_pooling_runner(
     log: Callable[[str], None],
     phases: StartPhases,
     shared_file: SharedFile | None = None,
+    cache: ProgramCache | None = None,
 ) -> PoolingRunner:
     """Load a model folder. Raises ModelUnsupported, with one line, if it cannot be served.
 
-    shared_file: the file in which the group's workers share packed weights.
+    shared_file: the file in which the group's workers share packed weights. cache: where the
+        program is kept; None: nowhere.
     """
     adopt_library_loggers()
-    if (model_path / REFERENCE).is_file():
-        raise ModelUnsupported("a GGUF file that pools is not served yet: give safetensors")
+    values = read_object(model_path / "config.json")
+    if values.get("model_type") == STATIC_TYPE:
+        return _load_static(model_path, values, config, log, phases)
     choose_kernels(config.cpu_kernels)
     device = choose_device(config.device)
     threads = threads_of(config, workers_on_host)
@@ -76,29 +86,24 @@ def load_pooling_runner(
         convert = _convert(model_path, config)
         # A program rounds the products' numbers only, where the checkpoint has more bits.
         is_exact = device.type == "cpu" and not unsupported_reason(dtype)
-        own = checkpoint_dtype(model_path)
+        own = _stored_dtype(model_path)
         stored = own if is_exact and own == torch.float32 else dtype
-        whole = _load_model(model_path, stored, device, convert)
-    setup = _read_setup(model_path, convert, whole)
+        whole = _load_model(model_path, stored, device, convert, log)
+    values = _configuration(model_path, whole)
+    setup = setup_of(model_path, config, values)
     model, pooler = _parts(model_path, whole, setup, device)
-    length = config.max_model_len or setup.own_length
-    if length > setup.longest:
-        raise ModelUnsupported(f"max_model_len is {length}, but the model takes {setup.longest}")
+    types = getattr(model.config, "type_vocab_size", 0) or 1
+    limits = limits_of(setup, config, model.get_input_embeddings().weight.shape[0], types)
     log(f"{type(model).__name__} in {dtype} on {device}, {threads} threads")
-    limits = TextLimits(
-        tasks=setup.tasks,
-        vocab_size=model.get_input_embeddings().weight.shape[0],
-        max_model_len=length,
-        size=setup.size,
-        dimensions=setup.dimensions,
-        num_token_types=getattr(model.config, "type_vocab_size", 0) or 1,
-    )
-    encoder = Encoder(model, length)
+    encoder = Encoder(model, limits.max_model_len)
     shared = None
     if shared_file is not None:
         shared = SharedWeights(shared_file, fingerprint_weights(model_path))
     compiled = _compile(encoder, config, threads, dtype, log, phases, shared)
     if compiled is not None:
+        if cache is not None and not setup.labels:
+            with phases.phase("compile"):
+                _keep(cache, encoder, compiled, limits, setup, values)
         release_weights(model, compiled.compiled)
         # What is left for torch is small. Its threads would spin after each operation, on the cores
         # of the program's threads.
@@ -107,9 +112,50 @@ def load_pooling_runner(
     model.to(dtype)
     with phases.phase("self-check"):
         reason = encoder.check()
+    if config.enable_lora:
+        encoder.slots = AdapterSlots.of(model, config.max_loras)
     if reason:
         log(f"texts of different lengths run one after the other: {reason}")
     return TorchPoolingRunner(encoder, pooler, limits)
+
+
+def _keep(
+    cache: ProgramCache,
+    encoder: Encoder,
+    compiled: CompiledEncoder,
+    limits: TextLimits,
+    setup: PoolingSetup,
+    values: Mapping[str, Any],
+) -> None:
+    """Keep the program for later starts, with what these must know of the model."""
+    plan = compiled.compiled.plan
+    assert plan is not None
+    facts = {
+        "config": json.loads(json.dumps(values, default=str)),
+        "num_token_types": limits.num_token_types,
+        "padding": encoder.padding,
+        "cosine": compiled.cosine,
+        "max_len": encoder.max_len,
+    }
+    cache.save(plan, encoder.model, limits.vocab_size, setup.longest, facts)
+
+
+def _load_static(
+    model_path: Path,
+    values: dict[str, Any],
+    config: EngineConfig,
+    log: Callable[[str], None],
+    phases: StartPhases,
+) -> StaticRunner:
+    if config.quantization:
+        raise ModelUnsupported("quantization: a table of embeddings has no layers")
+    device = choose_device(config.device)
+    with phases.phase("weights"):
+        table = read_table(model_path).to(device)
+    setup = setup_of(model_path, config, values)
+    log(f"a table of embeddings on {device}: {table.shape[0]} tokens, {table.shape[1]} numbers")
+    limits = limits_of(setup, config, len(table), 1)
+    return StaticRunner(table, pooler_of(setup, device), limits)
 
 
 def _compile(
@@ -127,18 +173,22 @@ def _compile(
     """
     model = encoder.model
     with phases.phase("compile"):
-        compiled, reason = compile_encoder(model, config, threads, encoder.positions, dtype, shared)
+        compiled, reason = compile_encoder(
+            model, config, threads, encoder.positions, dtype, encoder.max_len, shared
+        )
     cosine = 1.0
     if compiled is not None:
         with phases.phase("self-check"):
             is_same, cosine = encoder.compare(compiled.encode, dtype)
-        if cosine < _LEAST_COSINE or not (is_same or config.quantization):
+        is_rounded = config.quantization or any(f.is_blocks for f in compiled.compiled.formats)
+        if cosine < _LEAST_COSINE or not (is_same or is_rounded):
             compiled, reason = None, f"compiled, its vectors have a cosine of {cosine:.4f} only"
     if compiled is not None:
         program = compiled.compiled
         size = f"{program.weight_bytes / 2**20:.0f} MiB of weights"
         kinds = format_names(program.formats, dtype)
         log(f"compiled kernels for {require_kernels().name}, {size} in {kinds}")
+        compiled.cosine = cosine
         if config.quantization:
             log(f"{config.quantization}: cosine to the exact model's vectors {cosine:.5f}")
         return compiled
@@ -155,25 +205,19 @@ def _parts(
 ) -> tuple[Any, TextPooler]:
     """Return a model without its head, and what makes numbers of its vectors."""
     if not setup.labels:
-        return whole, Pooler(setup.modules, device)
+        return whole, pooler_of(setup, device)
+    scores = ScoreSettings(setup.activation, setup.logit_mean, setup.logit_sigma)
     if setup.answers is not None:
         ids = answer_ids(model_path, setup.answers)
-        answering = AnswerClassifier(whole, ids, setup.answers.is_difference, setup.activation)
+        answering = AnswerClassifier(whole, ids, setup.answers.is_difference, scores)
         return answering.base, answering
-    classifier = Classifier(whole, setup.activation)
+    classifier = Classifier(whole, scores, setup.step_tag_id)
     return classifier.base, classifier
 
 
 def _convert(model_path: Path, config: EngineConfig) -> Convert:
     try:
         return choose_runner(model_path, "pooling", config.convert)[1]
-    except PoolingFilesError as error:
-        raise ModelUnsupported(str(error)) from error
-
-
-def _read_setup(model_path: Path, convert: Convert, model: Any) -> PoolingSetup:
-    try:
-        return read_setup(model_path, convert, _configuration(model_path, model))
     except PoolingFilesError as error:
         raise ModelUnsupported(str(error)) from error
 
@@ -189,11 +233,38 @@ def _choose_dtype(model_path: Path, configured: Dtype, device: torch.device) -> 
     depend on the machine. On a CPU float16 is float32, which holds the same and is faster."""
     if configured != "auto":
         return _DTYPES[configured]
-    own = checkpoint_dtype(model_path)
+    own = _stored_dtype(model_path)
     return torch.float32 if own == torch.float16 and device.type == "cpu" else own
 
 
-def _load_model(model_path: Path, dtype: torch.dtype, device: torch.device, convert: str) -> Any:
+def _stored_dtype(model_path: Path) -> torch.dtype:
+    """Return the checkpoint's dtype. Embeddings of GGUF files are in float32: only weights are
+    rounded there."""
+    if (model_path / REFERENCE).is_file():
+        return torch.float32
+    return checkpoint_dtype(model_path)
+
+
+def _load_gguf(
+    model_path: Path, config: Any, dtype: torch.dtype, log: Callable[[str], None]
+) -> Any:
+    """Load the model below the head of a GGUF file."""
+    import transformers
+
+    model_class = getattr(transformers, config.architectures[0])
+    takes = inspect.signature(model_class).parameters
+    options = {"add_pooling_layer": False} if "add_pooling_layer" in takes else {}
+    model = load_gguf_model(model_path, model_class, dtype, log, **options)
+    return getattr(model, model.base_model_prefix, model)
+
+
+def _load_model(
+    model_path: Path,
+    dtype: torch.dtype,
+    device: torch.device,
+    convert: str,
+    log: Callable[[str], None],
+) -> Any:
     """Load the model, with its head if that classifies. Raises ModelUnsupported if a weight is
     missing."""
     from transformers import (
@@ -201,13 +272,19 @@ def _load_model(model_path: Path, dtype: torch.dtype, device: torch.device, conv
         AutoModel,
         AutoModelForCausalLM,
         AutoModelForSequenceClassification,
+        AutoModelForTextEncoding,
         AutoModelForTokenClassification,
     )
 
     silence_transformers()
     with told_in_one_line(model_path):
         config = AutoConfig.from_pretrained(model_path, local_files_only=True)
+        is_gguf = (model_path / REFERENCE).is_file()
+        if is_gguf and convert == "classify":
+            raise ModelUnsupported("a GGUF file embeds only: give safetensors to classify")
         auto: Any = AutoModel
+        if getattr(config, "is_encoder_decoder", False):
+            auto = AutoModelForTextEncoding  # without the decoder, as in T5
         if convert == "classify" and read_answer_tokens(model_path, config.to_dict()) is not None:
             auto = AutoModelForCausalLM
         elif convert == "classify":
@@ -215,9 +292,12 @@ def _load_model(model_path: Path, dtype: torch.dtype, device: torch.device, conv
             by_text = AutoModelForSequenceClassification
             auto = AutoModelForTokenClassification if is_for_tokens else by_text
         model_class = auto._model_mapping[type(config)]
-    takes = inspect.signature(model_class).parameters
-    options = {"add_pooling_layer": False} if "add_pooling_layer" in takes else {}
-    model = read_weights(model_path, model_class, dtype, **options)
+    if is_gguf:
+        model = _load_gguf(model_path, config, dtype, log)
+    else:
+        takes = inspect.signature(model_class).parameters
+        options = {"add_pooling_layer": False} if "add_pooling_layer" in takes else {}
+        model = read_weights(model_path, model_class, dtype, **options)
     model.eval()
     model.requires_grad_(False)
     return model.to(device)

@@ -3,6 +3,7 @@
 transformers makes the configuration and the tokenizer from the file's metadata.
 """
 
+import json
 import math
 import struct
 from collections.abc import Collection, Iterator
@@ -12,6 +13,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from headrace.protocol.common.gguf_reference import split_parts, write_reference
+from headrace.workers.prepare.gguf_bert import (
+    BERT,
+    bert_config,
+    bert_places,
+    write_bert_tokenizer,
+)
 from headrace.workers.prepare.gguf_header import GGUFError, GGUFHeader, read_gguf_header
 from headrace.workers.prepare.gguf_names import place_tensors
 from headrace.workers.prepare.stages import Stages
@@ -30,6 +37,9 @@ _OF_MIXTRAL = {
     "num_key_value_heads", "head_dim", "max_position_embeddings", "rms_norm_eps",
     "rope_parameters", "tie_word_embeddings", "bos_token_id", "eos_token_id", "pad_token_id",
 }  # fmt: skip
+# How vectors of tokens become one, by llama.cpp's numbers; 0 is not at all.
+_MODES = {1: "mean", 2: "cls", 3: "lasttoken"}
+_RANK = 4
 _VOCABULARY = {f"tokenizer.ggml.{name}" for name in ("tokens", "scores", "token_type", "merges")}
 
 
@@ -40,6 +50,9 @@ def write_gguf_folder(source: Path, output: Path) -> None:
     """
     files = split_parts(source)
     headers = [_checked_header(file) for file in files]
+    _write_pooling(headers[0], output)
+    if headers[0].architecture == BERT:
+        return _write_bert(files, headers, output)
     stages = Stages(f"preparing {source.name}", total=6)
     with stages.stage("loading transformers", weight=2):
         import torch
@@ -68,6 +81,47 @@ def write_gguf_folder(source: Path, output: Path) -> None:
         raise GGUFError(f"a split {headers[0].architecture} cannot be read: join its parts first")
     write_reference(output, files, tensors)
     stages.close()
+
+
+def _write_bert(files: list[Path], headers: list[GGUFHeader], output: Path) -> None:
+    """Write the folder of an encoder, of which transformers (5.24) reads no GGUF files."""
+    if len(files) > 1:
+        raise GGUFError(f"a split {BERT} cannot be read: join its parts first")
+    stages = Stages(f"preparing {files[0].name}", total=3)
+    with stages.stage("loading transformers"):
+        import torch
+        from transformers import BertModel
+    with stages.stage("tokenizer"):
+        config = bert_config(headers[0])
+        config.save_pretrained(output)
+        write_bert_tokenizer(files[0], headers[0], output)
+    with stages.stage("names"), torch.device("meta"):
+        names = BertModel(config, add_pooling_layer=False).state_dict()
+    places = bert_places(headers[0], config.num_hidden_layers, names)
+    write_reference(output, files, places)
+    stages.close()
+
+
+def _write_pooling(header: GGUFHeader, output: Path) -> None:
+    """Write how a model pools, in the files of sentence-transformers, if the file says so.
+
+    llama.cpp normalizes what it has pooled. Raises GGUFError for a classifier of pairs.
+    """
+    kind = header.metadata.get(f"{header.architecture}.pooling_type", 0)
+    if kind == _RANK:
+        raise GGUFError("ranks pairs of texts, which is not read from GGUF: give safetensors")
+    mode = _MODES.get(kind)
+    if mode is None:
+        return
+    kinds = ("Transformer", "Pooling", "Normalize")
+    modules = [
+        {"idx": n, "name": str(n), "path": f"{n}_{kind}" if n else "", "type": kind}
+        for n, kind in enumerate(kinds)
+    ]
+    (output / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
+    folder = output / "1_Pooling"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"pooling_mode": mode}), encoding="utf-8")
 
 
 def _checked_header(file: Path) -> GGUFHeader:

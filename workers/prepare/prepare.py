@@ -23,16 +23,21 @@ from pathlib import Path
 from typing import Any
 
 from headrace.protocol.common.gguf_reference import FACTS, GGUFFilesError
+from headrace.protocol.common.pooling.json_files import PoolingFilesError, read_object
+from headrace.protocol.common.pooling.static_embedding import STATIC_TYPE
 from headrace.protocol.logs.set_up import inherited_options, set_up_logging, writes_json
 from headrace.protocol.logs.standard_streams import make_streams_safe
 from headrace.workers.prepare.gguf_folder import write_gguf_folder
 from headrace.workers.prepare.gguf_header import GGUFError
 from headrace.workers.prepare.pickles import PickleError, convert_pickles
 from headrace.workers.prepare.stages import Stages
+from headrace.workers.prepare.static_facts import write_static_facts
 
 PR_SET_PDEATHSIG = 1
 SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 VOCABULARY_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "tekken.json")
+# Errors whose texts are for the operator as they are.
+_OWN_ERRORS = (GGUFFilesError, PickleError, PoolingFilesError)
 SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
@@ -78,6 +83,9 @@ def write_facts(
     trusts_code: whether code of the folder may run. name: for the progress; None: the folder's.
     """
     _check_vocabulary(source)
+    config = read_object(source / "config.json")
+    if config.get("model_type") == STATIC_TYPE:
+        return write_static_facts(source, output, config)
     stages = Stages(f"preparing the tokenizer of {name or source.name}", total=4)
     with stages.stage("loading transformers", weight=2):
         from transformers import AutoConfig, AutoTokenizer
@@ -149,7 +157,7 @@ def _one_line(error: Exception) -> str:
     """Return the first line of an error, without the advice that libraries add to it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
-    if isinstance(error, (GGUFError, PickleError, PrepareError, GGUFFilesError)):
+    if isinstance(error, (GGUFError, PrepareError, *_OWN_ERRORS)):
         return text
     if not isinstance(
         error, (ValueError, OSError)

@@ -1,10 +1,10 @@
 """Load a model's program from the cache, and keep one there."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
@@ -33,13 +33,14 @@ class CachedProgram:
     """A program from the cache, with the facts about its model that a start needs.
 
     model: the name of its class. vocab_rows: token ids are below it. longest: tokens of prompt and
-    output together that the model can have.
+    output together that the model can have. facts: these, and what else was kept with it.
     """
 
     plan: ProgramPlan
     model: str
     vocab_rows: int
     longest: int
+    facts: Mapping[str, Any]
 
 
 class ProgramCache:
@@ -81,18 +82,27 @@ class ProgramCache:
             plan, facts = read_program(data, files)
             for line in files.notes(plan.dtype):
                 self._log(line)
-            return CachedProgram(plan, facts["model"], facts["vocab_rows"], facts["longest"])
+            return CachedProgram(plan, facts["model"], facts["vocab_rows"], facts["longest"], facts)
         except (OSError, SafetensorError, DamagedProgram, KeyError) as error:
             self._log(f"the cached program is not used, and made anew: {error}")
             return None
 
     def save(
-        self, plan: ProgramPlan, model: "PreTrainedModel", vocab_rows: int, longest: int
+        self,
+        plan: ProgramPlan,
+        model: "PreTrainedModel",
+        vocab_rows: int,
+        longest: int,
+        more: Mapping[str, Any] | None = None,
     ) -> None:
-        """Keep a program that has passed its self-check; a line in the log says if that fails."""
+        """Keep a program that has passed its self-check; a line in the log says if that fails.
+
+        more: values of JSON to keep beside it.
+        """
         if self._store is None or self._key is None or not self.is_current:
             return
         facts = {"model": type(model).__name__, "vocab_rows": vocab_rows, "longest": longest}
+        facts |= more or {}
         parameters = dict(model.named_parameters(remove_duplicate=False))
         try:
             files = WeightFiles(self._model_path)

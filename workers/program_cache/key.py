@@ -21,6 +21,7 @@ _SOURCES = (
     "lora",
     "native",
     "native/experts",
+    "pooling",
     "program_cache",
     "quantized",
     "torch_runner",
@@ -31,8 +32,8 @@ _LIBRARIES = ("torch", "transformers", "safetensors", "gguf")
 _OTHER_OPTIONS = {
     "enable_prefix_caching", "enforce_eager", "fake_step_s", "kv_cache_bytes",
     "max_loras", "max_lora_rank", "max_model_len", "max_num_batched_tokens", "max_num_seqs",
-    "max_queue_requests", "max_queue_tokens", "memory_utilization", "seed", "speculative_config",
-    "threads",
+    "max_queue_requests", "max_queue_tokens", "memory_utilization", "pooler_config", "seed",
+    "speculative_config", "threads",
 }  # fmt: skip
 _CPU_FACTS = ("model name", "flags", "Features", "CPU part")
 

@@ -80,7 +80,8 @@ class WeightFiles:
 
         They may differ in dtype: then the file's, rounded to the parameter's, are the same.
         """
-        for candidate in _names(name):
+        longer = [other for other in self._files if other.endswith(f".{name}")]
+        for candidate in (*_names(name), *longer):  # files of a model with a head have its prefix
             tensor = self.read(candidate)
             if tensor is None or tensor.shape != like.shape:
                 continue

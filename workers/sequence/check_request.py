@@ -37,7 +37,7 @@ def check_request(
     _check_ids("prompt_token_ids", request.prompt_token_ids, vocab_size)
     _check_ids("output_token_ids", request.output_token_ids, vocab_size)
     _check_lengths(request, max_len)
-    _check_adapter(request.adapter, adapter_ids)
+    check_adapter(request.adapter, adapter_ids)
     if request.grammar is not None:
         _check_grammar(request.grammar)
     _check_sampling(request.sampling, vocab_size)
@@ -60,7 +60,7 @@ def _check_lengths(request: Generate, max_len: int) -> None:
         _reject("max_tokens must be more than the output tokens so far")
 
 
-def _check_adapter(adapter: str, adapter_ids: Container[str] | None) -> None:
+def check_adapter(adapter: str, adapter_ids: Container[str] | None) -> None:
     """Reject a request whose adapter is not loaded.
 
     If adapters can be loaded, another worker may have this one already.

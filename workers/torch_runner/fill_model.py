@@ -28,11 +28,13 @@ class StoredWeights(Protocol):
         """Return a tensor: a matrix or those of experts in blocks, or in a float type."""
 
 
-def blank_model(model_class: Any, config: Any, dtype: torch.dtype) -> PreTrainedModel:
-    """Return a model without memory for its tensors."""
+def blank_model(
+    model_class: Any, config: Any, dtype: torch.dtype, **options: object
+) -> PreTrainedModel:
+    """Return a model without memory for its tensors. options: further ones of the class."""
     with torch.device("meta"):
         model: PreTrainedModel = model_class._from_config(
-            config, dtype=dtype, attn_implementation="eager"
+            config, dtype=dtype, attn_implementation="eager", **options
         )
     for module in model.modules():  # nothing is, on this device
         module.__dict__.pop("_is_hf_initialized", None)

@@ -18,10 +18,12 @@ def load_gguf_model(
     model_class: Any,
     dtype: torch.dtype,
     log: Callable[[str], None] = lambda line: None,
+    **options: object,
 ) -> PreTrainedModel:
     """Load the model of a prepared folder on the CPU; log receives a line about weights that are
     expanded.
 
+    options: further ones of the class.
     Raises ModelUnsupported if the file has changed, or a weight is missing or cannot be read.
     """
     try:
@@ -32,7 +34,7 @@ def load_gguf_model(
         return _load_whole(folder, weights.paths[0], model_class, dtype)
     try:
         config = model_class.config_class.from_pretrained(folder, local_files_only=True)
-        model = blank_model(model_class, config, dtype)
+        model = blank_model(model_class, config, dtype, **options)
         fill_model(model, weights, folder)
     except (
         OSError, LookupError, ValueError, TypeError, ArithmeticError, RuntimeError,

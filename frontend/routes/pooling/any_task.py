@@ -56,14 +56,17 @@ async def answer(context: Context, request: AnyPoolingRequest) -> Response:
     if request.dimensions is not None and not task.endswith("embed"):
         raise BadRequest("dimensions: is of embeddings alone.", "dimensions")
     check_dimensions(model, request.dimensions, param="dimensions")
-    inputs = await inputs_of(model, request)
+    dimensions = request.dimensions
+    if dimensions is None and task.endswith("embed"):
+        dimensions = pooling_of(model).default_dimensions
+    inputs = await inputs_of(model, request, task)
     encoding = start_encoding(
         context,
         model,
         request,
         task,
         inputs,
-        dimensions=request.dimensions,
+        dimensions=dimensions,
         number_format=number_format_of(request),
     )
     head = answer_head("pooling", request.request_id, model.name, inputs)
@@ -77,7 +80,7 @@ def _task_of(model: ServedModel, wanted: str | None) -> PoolingTask:
     if not tasks:
         raise TaskUnsupported(model.name, model.tasks, "embed")
     if wanted is None:
-        return tasks[0]
+        return pooling_of(model).default_task or tasks[0]
     for task in tasks:
         if task == wanted:
             return task

@@ -39,7 +39,7 @@ def blueprint(context: Context) -> Blueprint:
 async def answer(context: Context, request: ClassifyRequest | ClassifyChatRequest) -> Response:
     """Answer a request for labels."""
     model = context.model(request.model, "classify")
-    inputs = await inputs_of(model, request)
+    inputs = await inputs_of(model, request, "classify")
     encoding = start_encoding(context, model, request, "classify", inputs)
     head = answer_head("classify", request.request_id, model.name, inputs)
     return labels_response(head, await encoding.collect(), pooling_of(model).labels)

@@ -16,7 +16,13 @@ from headrace.frontend.pooling.start_encoding import (
     check_dimensions,
     start_encoding,
 )
-from headrace.frontend.pooling.texts import SHORTENS, EncodeInput, encode_texts, pooling_of
+from headrace.frontend.pooling.texts import (
+    SHORTENS,
+    EncodeInput,
+    encode_texts,
+    pooling_of,
+    with_route,
+)
 from headrace.frontend.pooling.typed_embeddings import check_types, typed_embeddings
 from headrace.frontend.process.worker_thread import run_in_worker_thread
 from headrace.frontend.schemas.pooling.cohere import CohereEmbeddings, CohereEmbedRequest
@@ -54,7 +60,8 @@ async def answer(context: Context, request: CohereEmbedRequest) -> Response:
     model = context.model(request.model, "embed")
     check_dimensions(model, request.output_dimension, "output_dimension", "output_dimension")
     types = request.embedding_types or ["float"]
-    check_types(types, request.output_dimension or pooling_of(model).size)
+    info = pooling_of(model)
+    check_types(types, request.output_dimension or info.default_dimensions or info.size)
     inputs = await _inputs(model, request)
     fields = PoolingFields(priority=request.priority)
     encoding = start_encoding(
@@ -89,6 +96,7 @@ async def _inputs(model: ServedModel, request: CohereEmbedRequest) -> list[Encod
             add_special_tokens=True,
             prompt=_prompt(model, request.input_type),
             field=field,
+            task="embed",
         )
     except BadRequest as error:  # which knows this route's fields by other names
         raise error.renamed(error.message.replace(SHORTENS, "truncate"), error.param) from None
@@ -97,7 +105,8 @@ async def _inputs(model: ServedModel, request: CohereEmbedRequest) -> list[Encod
         raise BadRequest(
             f"max_tokens: a text of {field} has more than {most} tokens.", "max_tokens"
         )
-    return inputs
+    kind = request.input_type or ""
+    return with_route(inputs, model, (kind, *_PROMPTS.get(kind, ())))
 
 
 def _cut(model: ServedModel, request: CohereEmbedRequest) -> PoolingFields:
@@ -105,7 +114,7 @@ def _cut(model: ServedModel, request: CohereEmbedRequest) -> PoolingFields:
     if request.truncate == "NONE":
         return PoolingFields()
     side: Literal["left", "right"] = "left" if request.truncate == "START" else "right"
-    longest = model.tokenizer.info.max_model_len
+    longest = pooling_of(model).max_embed_len or model.tokenizer.info.max_model_len
     keep = min(request.max_tokens or longest, longest)
     return PoolingFields(truncate_prompt_tokens=keep, truncation_side=side)
 
@@ -118,6 +127,8 @@ def _prompt(model: ServedModel, input_type: str | None) -> str:
         return info.prompts.get(info.default_prompt or "", "")
     if input_type in info.prompts:
         return info.prompts[input_type]
+    if input_type in info.routes:
+        return ""
     if input_type not in _PROMPTS:
         known = ", ".join((*info.prompts, *_PROMPTS))
         raise BadRequest(f"input_type: must be one of {known}.", "input_type")

@@ -46,7 +46,7 @@ async def answer(context: Context, request: AnyEmbeddingRequest) -> Response:
     """Answer a request for embeddings."""
     model = context.model(request.model, "embed")
     check_dimensions(model, request.dimensions)
-    inputs = await inputs_of(model, request)
+    inputs = await inputs_of(model, request, "embed")
     encoding = start_encoding(
         context,
         model,

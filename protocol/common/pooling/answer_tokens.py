@@ -5,11 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from headrace.protocol.common.pooling.sentence_modules import (
-    PoolingFilesError,
-    read_module_folders,
-    read_object,
-)
+from headrace.protocol.common.pooling.json_files import PoolingFilesError, read_object
+from headrace.protocol.common.pooling.sentence_modules import read_module_folders
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from headrace.protocol.common.pooling.sentence_modules import PoolingFilesError, is_count
+from headrace.protocol.common.pooling.json_files import PoolingFilesError, is_count
 
 _MAX_HEADER = 100_000_000  # as the format's own reader
 

@@ -4,12 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from headrace.protocol.common.pooling.sentence_modules import (
-    PoolingFilesError,
-    is_count,
-    read_object,
-    read_settings,
-)
+from headrace.protocol.common.pooling.json_files import PoolingFilesError, is_count, read_object
+from headrace.protocol.common.pooling.sentence_modules import read_settings
 
 # Activations by the names of torch's classes.
 _ACTIVATIONS = {"Sigmoid": "sigmoid", "Softmax": "softmax", "Identity": "none"}

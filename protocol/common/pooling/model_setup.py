@@ -12,15 +12,13 @@ from typing import Any, Literal, cast
 from headrace.protocol.common.context_length import context_length
 from headrace.protocol.common.pooling.answer_tokens import AnswerTokens, read_answer_tokens
 from headrace.protocol.common.pooling.headers import tensor_shape
+from headrace.protocol.common.pooling.json_files import PoolingFilesError, is_count, read_object
 from headrace.protocol.common.pooling.labels import read_activation, read_labels
+from headrace.protocol.common.pooling.module_layers import DenseModule, size_after
 from headrace.protocol.common.pooling.sentence_modules import (
-    DenseModule,
-    PoolingFilesError,
     SentenceModules,
-    is_count,
     is_cross_encoder,
     read_lengths,
-    read_object,
     read_sentence_modules,
 )
 from headrace.protocol.pooling import Convert, PoolingTask, Runner
@@ -44,6 +42,13 @@ _SHIFTED_POSITIONS = frozenset(
     {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text", "mpnet", "esm"}
     | {"longformer", "ibert", "roberta-prelayernorm", "xmod"}
 )
+# Types of models that read texts in both directions: what they are for where a file names no
+# architecture, or one of the authors' own.
+_ENCODER_TYPES = _SHIFTED_POSITIONS | {
+    *("albert", "bert", "big_bird", "convbert", "deberta", "deberta-v2", "distilbert", "electra"),
+    *("ernie", "eurobert", "funnel", "layoutlm", "megatron-bert", "mobilebert", "modernbert"),
+    *("nomic_bert", "nystromformer", "rembert", "roc_bert", "roformer", "squeezebert"),
+}
 _CLASSIFIERS: dict[str, PoolingTask] = {
     "ForSequenceClassification": "classify",
     "ForTokenClassification": "token_classify",
@@ -60,7 +65,9 @@ class PoolingSetup:
         number, for embeddings that may be cut; None: they may not.
     labels: of a classifier, by their numbers; empty: it embeds. activation: what makes numbers of
         their scores: sigmoid, softmax or none. answers: tokens whose logits are the scores; None:
-        the model has a head of its own.
+        the model has a head of its own. logit_mean, logit_sigma: scores less the one, over the
+        other, before that.
+    step_tag_id: of the tokens whose numbers are answered where those of tokens are; None: of all.
     """
 
     tasks: tuple[PoolingTask, ...]
@@ -72,6 +79,9 @@ class PoolingSetup:
     labels: tuple[str, ...] = ()
     activation: str = "none"
     answers: AnswerTokens | None = None
+    logit_mean: float = 0.0
+    logit_sigma: float = 1.0
+    step_tag_id: int | None = None
 
 
 def choose_runner(
@@ -168,12 +178,14 @@ def _own_use(folder: Path) -> tuple[Runner, Convert]:
         return "pooling", "classify"
     if read_sentence_modules(folder) is not None:
         return "pooling", "embed"
-    names = read_object(folder / "config.json").get("architectures")
+    config = read_object(folder / "config.json")
+    names = config.get("architectures")
     for name in names if isinstance(names, list) else []:
         for end, runner, convert in _ENDS:
             if str(name).endswith(end):
                 return runner, convert
-    return "generate", "none"
+    is_encoder = config.get("model_type") in _ENCODER_TYPES and not config.get("is_decoder")
+    return ("pooling", "embed") if is_encoder else ("generate", "none")
 
 
 def _colbert_modules(folder: Path, config: Mapping[str, Any]) -> SentenceModules:
@@ -184,7 +196,7 @@ def _colbert_modules(folder: Path, config: Mapping[str, Any]) -> SentenceModules
         raise PoolingFilesError(f"{folder}: its model.safetensors has no matrix linear.weight")
     outputs, inputs = shape
     dense = DenseModule(folder, inputs, outputs, has_bias=False, activation="Identity")
-    return SentenceModules(modes=(), denses=(dense,), normalizes=True)
+    return SentenceModules(modes=(), layers=(dense,), normalizes=True)
 
 
 def _default_modes(config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -233,12 +245,13 @@ def _size(folder: Path, modules: SentenceModules, config: Mapping[str, Any]) -> 
     )
     if not is_count(hidden):
         raise PoolingFilesError(f"{folder}: its config.json gives no hidden_size")
-    size = int(hidden or 0) * max(1, len(modules.modes))
-    for dense in modules.denses:
-        if dense.inputs != size:
-            raise PoolingFilesError(f"{dense.folder}: takes {dense.inputs} numbers, not {size}")
-        size = dense.outputs
-    return size
+    sizes = {
+        size_after(route.layers, int(hidden or 0) * max(1, len(route.modes)))
+        for route in modules.routes.values() or (modules,)
+    }
+    if len(sizes) > 1:
+        raise PoolingFilesError(f"{folder}: its Router's embeddings are not of one size: {sizes}")
+    return sizes.pop()
 
 
 def _dimensions(config: Mapping[str, Any]) -> tuple[int, ...] | None:

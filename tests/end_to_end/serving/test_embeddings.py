@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import httpx
+import psutil
 import pytest
 from openai import NotFoundError, OpenAI
 
+from tests.end_to_end.admin.test_adapters import write_adapter
 from tests.end_to_end.servers import Server, wait_for
 
 URL: Literal["/v1/embeddings"] = "/v1/embeddings"
@@ -20,14 +22,16 @@ SIZE = 16
 def server(
     fake_model: Path, cache_dir: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
-    """A group that generates, and two workers that pool, slowly."""
+    """A group that generates, and two workers that pool, slowly, with an adapter."""
     file = tmp_path_factory.mktemp("pool") / "pool.toml"
+    adapter = write_adapter(file.with_name("adapter"), 1)
     shared = f'model = "{fake_model}"\nengine = "fake"\n'
     file.write_text(
         f'frontends = 2\nenable_admin = true\n[[group]]\nname = "chat"\nworkers = 1\n'
         f'served_model_name = "fake"\n{shared}'
         f'[[group]]\nname = "embed"\nserved_model_name = "vectors"\nworkers = 2\n'
         f'runner = "pooling"\nfake_step_s = 0.05\nmax_num_seqs = 4\n{shared}'
+        f'enable_lora = true\nlora_modules = ["tuned={adapter}"]\n'
         f"[group.hf_overrides]\nhidden_size = {SIZE}\nnum_attention_heads = 4\n"
     )
     started = Server(["--config", str(file)], cache_dir)
@@ -57,7 +61,8 @@ def test_documents_in_the_order_of_their_scores(server: Server) -> None:
 
 def test_each_model_does_its_own(server: Server, client: OpenAI) -> None:
     tasks = {card.id: card.model_dump()["tasks"] for card in client.models.list()}
-    assert tasks == {"fake": ["generate"], "vectors": ["embed", "token_embed"]}
+    embeds = ["embed", "token_embed"]
+    assert tasks == {"fake": ["generate"], "vectors": embeds, "tuned": embeds}
     answer = client.embeddings.create(model="vectors", input=["a", "b", "a"])
     first, second, third = (item.embedding for item in answer.data)
     assert first == third != second
@@ -72,6 +77,36 @@ def test_each_model_does_its_own(server: Server, client: OpenAI) -> None:
     groups = {group["name"]: group for group in server.get("/load?verbose").json()["groups"]}
     assert groups["chat"]["tasks"] == ["generate"]
     assert groups["embed"]["tasks"] == ["embed", "token_embed"]
+
+
+def test_adapters_are_models_that_embed(server: Server, client: OpenAI, tmp_path: Path) -> None:
+    def vector(model: str) -> list[float]:
+        return client.embeddings.create(model=model, input="a").data[0].embedding
+
+    base, tuned = vector("vectors"), vector("tuned")
+    assert base != tuned == vector("tuned")
+    load = {"lora_name": "other", "lora_path": str(write_adapter(tmp_path / "adapter", 2))}
+    answer = server.client.post("/v1/load_lora_adapter?model=vectors", json=load)
+    assert answer.status_code == 200, answer.text
+    assert vector("other") not in (base, tuned)
+    cards = {card.id: card.model_dump() for card in client.models.list()}
+    assert (cards["other"]["parent"], cards["other"]["tasks"][0]) == ("vectors", "embed")
+    pooled = server.client.post("/pooling", json={"model": "other", "input": "a"}).json()
+    assert pooled["data"][0]["data"] == vector("other")
+    gone = server.client.post("/v1/unload_lora_adapter", json={"lora_name": "other"})
+    assert gone.status_code == 200, gone.text
+    with pytest.raises(NotFoundError):
+        vector("other")
+
+
+def test_chats_go_first_on_the_cores(server: Server) -> None:
+    own = psutil.Process(server.process.pid).nice()
+    for worker in server.children("headrace.workers.main"):
+        more = 6 if "embed" in " ".join(worker.cmdline()) else 0
+        assert worker.nice() == own + more
+        autogroup = Path(f"/proc/{worker.pid}/autogroup")  # of the worker's session alone
+        if autogroup.exists() and "nice" in (session := autogroup.read_text()):
+            assert session.split()[-1] == str(own + more if more else 0)
 
 
 def test_nothing_is_lost_when_a_worker_dies(server: Server, client: OpenAI) -> None:
@@ -92,6 +127,40 @@ def test_nothing_is_lost_when_a_worker_dies(server: Server, client: OpenAI) -> N
         pooling[0].kill()
         assert [answer.result() for answer in answers] == [expected] * 8
     assert server.metric("headrace:request_replays_total", model_name="vectors") > before
+
+
+def test_metrics_of_texts(server: Server, client: OpenAI) -> None:
+    labels = {"model_name": "vectors"}
+
+    def count(name: str, **more: str) -> float:
+        return server.metric(f"headrace:{name}", **labels, **more)
+
+    names = (
+        "prompt_tokens_total", "prompt_tokens_by_source_total", "iteration_tokens_total_sum",
+        "request_prompt_tokens_sum", "request_prefill_kv_computed_tokens_sum",
+        "request_prompt_tokens_count", "request_generation_tokens_count", "request_params_n_count",
+        "time_to_first_token_seconds_count", "e2e_request_latency_seconds_count",
+        "request_queue_time_seconds_count", "request_prefill_time_seconds_count",
+        "request_inference_time_seconds_count", "request_decode_time_seconds_count",
+    )  # fmt: skip
+    before = {name: count(name) for name in names}
+    stopped = count("request_success_total", finished_reason="stop")
+    with ThreadPoolExecutor(1) as threads:
+        texts = ["a b"] * 100
+        asked = threads.submit(client.embeddings.create, model="vectors", input=texts)
+        for gauge in ("num_requests_running", "num_requests_waiting"):
+            wait_for(lambda gauge=gauge: count(gauge) > 0, f"{gauge} shows texts")  # type: ignore[misc]
+        tokens = asked.result().usage.prompt_tokens
+    wait_for(
+        lambda: count("request_success_total", finished_reason="stop") == stopped + 100,
+        "all texts are counted",
+    )
+    wait_for(lambda: count("num_requests_running") == 0, "no text runs")
+    for name in names:
+        moved = count(name) - before[name]
+        assert moved == (100 if name.endswith("_count") else tokens), name
+    assert count("generation_tokens_total") == 0
+    assert count("inter_token_latency_seconds_count") == 0
 
 
 def _running(server: Server) -> int:

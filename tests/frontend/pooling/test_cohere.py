@@ -53,6 +53,35 @@ async def test_embeddings_are_an_object_by_type(
     assert body["meta"] == {"api_version": {"version": "2"}, "billed_units": billed}
 
 
+@pytest.mark.parametrize(
+    ("path", "fields", "routes"),
+    [
+        ("/v2/embed", {"texts": ["a"], "input_type": "search_query"}, ["query"]),
+        ("/v2/embed", {"texts": ["a"], "input_type": "search_document"}, ["passage"]),
+        ("/v2/embed", {"texts": ["a"], "input_type": "passage"}, ["passage"]),
+        ("/v2/embed", {"texts": ["a"], "input_type": "clustering"}, [""]),
+        ("/v2/embed", {"texts": ["a"]}, [""]),
+        ("/v1/embeddings", {"input": "a", "prompt_name": "query"}, ["query"]),
+        ("/v1/embeddings", {"input": [5, 6], "prompt_name": "query"}, ["query"]),
+        ("/v1/embeddings", {"input": "a"}, [""]),
+        ("/rerank", {"query": "a", "documents": ["b", "c"]}, ["query", "passage", "passage"]),
+    ],
+)
+async def test_kinds_of_texts_have_routes_of_a_router(
+    make_app: MAKE_APP,
+    pooling_text: ModelTokenizer,
+    pool: FakePool,
+    path: str,
+    fields: dict[str, Any],
+    routes: list[str],
+) -> None:
+    pool.numbers = lambda request: Pooled(array("f", VECTOR).tobytes(), (len(VECTOR),))
+    info = {"tasks": ("embed",), "size": len(VECTOR), "routes": ("query", "passage")}
+    status, body = await post(client_of(make_app, pooling_text, **info), path, **fields)
+    assert status == 200, body
+    assert [request.route for request in pool.encoded] == routes
+
+
 async def test_floats_are_the_default(embedder: Client) -> None:
     content = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     _, body = await post(embedder, "/v2/embed", inputs=[{"content": content}], output_dimension=4)

@@ -61,6 +61,7 @@ def test_group_flags_reach_the_engine() -> None:
         ("--port 65536", "--port"),
         ("--frontends 0", "--frontends"),
         ("--workers -1", "--workers"),
+        ("--cpu-weight 0", "--cpu-weight"),
         ("--dtype int3", "--dtype"),
         ("--quantization int3", "--quantization"),
         ("--max-model-len 1.5.5", "--max-model-len"),

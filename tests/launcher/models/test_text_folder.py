@@ -121,7 +121,10 @@ class TestTextInfo:
     def test_prompts_of_the_configuration(
         self, write: Callable[..., TextInfo], folder: Path
     ) -> None:
-        write_json(folder / "modules.json", [{"type": "a.Transformer"}, {"type": "a.Pooling"}])
+        modules = [{"type": "a.Transformer"}, {"type": "a.Pooling", "path": "1"}]
+        write_json(folder / "modules.json", modules)
+        (folder / "1").mkdir()
+        write_json(folder / "1" / "config.json", {"pooling_mode": "mean"})
         settings = {"prompts": {"query": "q: ", "other": "o: "}}
         write_json(folder / "config_sentence_transformers.json", settings)
         config = {"architectures": ["BertModel"], "hidden_size": 8}

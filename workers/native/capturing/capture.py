@@ -137,7 +137,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             "layer": layer, "heads": heads, "kv_heads": kv_heads, "key_dim": key_dim,
             "value_dim": value_dim, "scaling": float(options.scaling),
             "window": window, "softcap": float(options.softcap or 0.0),
-            "sinks": options.sinks,
+            "sinks": options.sinks, "bias": options.bias,
         }  # fmt: skip
         with self._paused():
             output = query.new_zeros((rows, heads, value_dim))

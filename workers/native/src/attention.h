@@ -79,6 +79,14 @@ struct AttentionSizes {
     }
 };
 
+// Numbers that are added to scores, for each query head by how far the key's token is after the
+// query's. [heads, stride]; a row's number `centre` is that of the query's own token. They are
+// exponents of two, as scores are, and there are numbers for 15 tokens beyond the last.
+struct ScoreBias {
+    const float* numbers;
+    int32_t stride, centre;
+};
+
 constexpr float kLog2OfE = 1.44269504f;
 // The lanes of the 16 tokens from `token` on that a query may read: those from low to high - 1.
 inline Mask visible_lanes(int64_t token, int64_t low, int64_t high) {
@@ -134,6 +142,8 @@ struct TileContext {
     const uint32_t* queries;
     PartialSums all, part;  // of the parts so far; of one that is not the first
     int64_t common_begin, common_end;  // the tokens that all of the queries may read
+    const ScoreBias* bias;             // null: none
+    int head;                          // the key head
 };
 
 // Which part of a tile 64 tokens belong to.
@@ -178,6 +188,22 @@ void apply_softcap(float softcap, Floats (&scores)[Queries][NumGroups]) {
     }
 }
 
+// Adds the bias to the scores of up to 64 tokens from `token` on.
+template <int Queries, int NumGroups>
+HEADRACE_INLINE void add_bias(const TileContext& r, int64_t token, Floats (&scores)[Queries][NumGroups]) {
+    const int shared = r.sizes.shared();
+    for (int q = 0; q < Queries; ++q) {
+        const int number = r.tile.first + q;
+        const int64_t after = token - r.span.context - number / shared;
+        const float* from = r.bias->numbers +
+                            ((int64_t)r.head * shared + number % shared) * r.bias->stride +
+                            r.bias->centre + after;
+        for (int g = 0; g < NumGroups; ++g) {
+            scores[q][g] = scores[q][g] + load(from + g * kGroup);
+        }
+    }
+}
+
 // Adds the attention to up to 64 tokens.
 template <class Cache, int Queries, int NumGroups>
 void attend_groups(const TileContext& r, const Place& place, const GroupHeads& groups) {
@@ -185,6 +211,7 @@ void attend_groups(const TileContext& r, const Place& place, const GroupHeads& g
     Floats scores[Queries][NumGroups];
     compute_scores<Cache>(r, groups, scores);
     if (r.sizes.softcap != 0) apply_softcap(r.sizes.softcap, scores);
+    if (r.bias) add_bias(r, token, scores);
     if (token < r.common_begin || token + NumGroups * kGroup > r.common_end) {
         mask_scores(r, token, scores);
     }
@@ -262,6 +289,7 @@ void attend_tile(const TileContext& r, const BlockTable& blocks, const uint32_t*
             for (int g = 0; g < count; ++g) groups.values[g] = groups.keys[g] + r.shape.key_group();
             attend_head<Cache, Queries>(of_head, place, count, groups);
             for (int g = 0; g < count; ++g) groups.keys[g] += head_words;
+            ++of_head.head;
             of_head.queries += Queries * r.shape.query_words;
             of_head.all = of_head.all.from(Queries);
             of_head.part = of_head.part.from(Queries);

@@ -24,7 +24,8 @@ class AttentionOperations : public ExpertOperations<E> {
     using Base::spans;
 
     // sizes: heads, kv heads, key dim, value dim, window, layer, stride between query heads, index
-    // of the plan. numbers: scaling, softcap. data: a sink for each head, or null.
+    // of the plan. numbers: scaling, softcap. data: a sink for each head, or null; a ScoreBias, or
+    // null.
     void attend_task(const Instruction& i, int task, Scratch& scratch) {
         Plan& plan = plans_[i.sizes[7]];
         const Tile& tile = plan.tiles[task];
@@ -53,7 +54,8 @@ class AttentionOperations : public ExpertOperations<E> {
         this->with_cache([&](auto cache) {
             attend<decltype(cache)>({tile, span, plan.shape, plan.sizes, scratch.queries, all, part,
                                      std::max<int64_t>(tile.begin, begin),
-                                     std::min<int64_t>(end, tile.end)},
+                                     std::min<int64_t>(end, tile.end),
+                                     (const ScoreBias*)i.data[1], tile.head},
                                     block_table_of(span), layers_[i.sizes[5]]);
         });
     }

@@ -6,12 +6,31 @@ from typing import Any
 
 import pytest
 
+from headrace.protocol.common.pooling.json_files import PoolingFilesError
 from headrace.protocol.common.pooling.model_setup import choose_runner, read_setup
-from headrace.protocol.common.pooling.sentence_modules import (
-    PoolingFilesError,
-    read_sentence_modules,
-)
+from headrace.protocol.common.pooling.module_layers import DenseModule, LayerNormModule
+from headrace.protocol.common.pooling.module_list import encoder_folder
+from headrace.protocol.common.pooling.sentence_modules import read_sentence_modules
 
+EMBEDDERS = (
+    *("BertModel", "RobertaModel", "XLMRobertaModel", "DistilBertModel", "DistilBertForMaskedLM"),
+    *(
+        "MPNetForMaskedLM",
+        "MPNetModel",
+        "ModernBertModel",
+        "ModernBertForMaskedLM",
+        "NomicBertModel",
+    ),
+    *("DebertaModel", "DebertaV2Model", "AlbertForPreTraining", "ElectraForPreTraining"),
+    *("T5EncoderModel", "Gemma3TextModel", "Qwen3Model", "LlamaModel", "HF_ColBERT"),
+)
+CLASSIFIERS = (
+    *("XLMRobertaForSequenceClassification", "ModernBertForSequenceClassification"),
+    *("DebertaV2ForSequenceClassification", "DebertaV2ForTokenClassification"),
+    *("DistilBertForTokenClassification", "LlamaForSequenceClassification"),
+    *("Qwen3ForSequenceClassification", "Qwen2ForTokenClassification"),
+)
+GENERATORS = ("LlamaForCausalLM", "Gemma3ForCausalLM", "GPT2LMHeadModel", "Qwen3ForCausalLM")
 BERT = {"architectures": ["BertModel"], "hidden_size": 32, "max_position_embeddings": 512}
 
 
@@ -26,6 +45,9 @@ def write_modules(folder: Path, *kinds: str, prefix: str = "sentence_transformer
         for n, kind in enumerate(kinds)
     ]
     write(folder, "modules.json", modules)
+    for n, kind in enumerate(kinds):
+        if kind == "Pooling":
+            write(folder, f"{n}_{kind}/config.json", {})
 
 
 def modules_of(folder: Path) -> Any:
@@ -113,11 +135,72 @@ def test_prompts(tmp_path: Path) -> None:
 def test_dense_layers_change_the_size(tmp_path: Path) -> None:
     write_modules(tmp_path, "Transformer", "Pooling", "Dense")
     write(tmp_path, "2_Dense/config.json", {"in_features": 32, "out_features": 8})
+    dense = DenseModule(tmp_path / "2_Dense", 32, 8, has_bias=True, activation="Tanh")
     setup = read_setup(tmp_path, "embed", BERT)
-    assert (setup.size, setup.modules.denses[0].activation) == (8, "Tanh")
+    assert (setup.size, setup.modules.layers) == (8, (dense,))
     write(tmp_path, "2_Dense/config.json", {"in_features": 31, "out_features": 8})
     with pytest.raises(PoolingFilesError, match="takes 31 numbers, not 32"):
         read_setup(tmp_path, "embed", BERT)
+
+
+def write_router(folder: Path, name: str, **parameters: object) -> None:
+    """Write what the newest version writes for layers of two kinds of texts."""
+    lists = {"query": ["query_0_Dense"], "document": ["document_0_LayerNorm"]}
+    types = {each: f"a.b.{each.split('_')[2]}" for each in ("query_0_Dense", lists["document"][0])}
+    value = {"types": types, "structure": lists, "parameters": parameters}
+    write(folder, name, value)
+    write(folder, "2_Router/query_0_Dense/config.json", {"in_features": 32, "out_features": 32})
+    write(folder, "2_Router/document_0_LayerNorm/config.json", {"dimension": 32})
+
+
+@pytest.mark.parametrize(
+    ("file", "parameters", "default"),
+    [
+        ("router_config.json", {"default_route": "query"}, "query"),
+        ("router_config.json", {"default_route": "document"}, "document"),
+        ("router_config.json", {"default_route": None, "allow_empty_key": True}, "query"),
+        ("config.json", {"allow_empty_key": True}, "query"),  # an Asym of older versions
+    ],
+)
+def test_a_router_has_layers_for_kinds_of_texts(
+    tmp_path: Path, file: str, parameters: dict[str, object], default: str
+) -> None:
+    write_modules(tmp_path, "Transformer", "Pooling", "Router", "Normalize")
+    write_router(tmp_path, f"2_Router/{file}", **parameters)
+    found = modules_of(tmp_path)
+    dense, norm = found.routes["query"].layers[0], found.routes["document"].layers[0]
+    assert isinstance(dense, DenseModule)
+    assert isinstance(norm, LayerNormModule)
+    assert dense.folder == tmp_path / "2_Router/query_0_Dense"
+    assert (found.default_route, found.layers) == (default, found.routes[default].layers)
+    assert (found.normalizes, found.routes["query"].normalizes) == (True, True)
+    assert read_setup(tmp_path, "embed", BERT).size == 32
+
+
+def test_routes_must_agree(tmp_path: Path) -> None:
+    write_modules(tmp_path, "Transformer", "Pooling", "Router")
+    write_router(tmp_path, "2_Router/router_config.json")
+    write(tmp_path, "2_Router/query_0_Dense/config.json", {"in_features": 32, "out_features": 8})
+    with pytest.raises(PoolingFilesError, match="not of one size"):
+        read_setup(tmp_path, "embed", BERT)
+    write_router(tmp_path, "2_Router/router_config.json", default_route="other")
+    with pytest.raises(PoolingFilesError, match="default_route"):
+        modules_of(tmp_path)
+    write_router(tmp_path, "2_Router/router_config.json", route_mappings={"(None, 'a')": "query"})
+    with pytest.raises(PoolingFilesError, match="route_mappings"):
+        modules_of(tmp_path)
+
+
+def test_where_the_model_lies(tmp_path: Path) -> None:
+    assert encoder_folder(tmp_path) == tmp_path
+    write(tmp_path, "modules.json", [{"type": "a.Transformer", "path": "0_BERT"}])
+    assert encoder_folder(tmp_path) == tmp_path / "0_BERT"
+    write(tmp_path, "modules.json", [{"type": "a.Router", "path": ""}])
+    lists = {"query": ["query_0_StaticEmbedding"], "document": ["document_0_Transformer"]}
+    types = {name: f"a.{name.split('_')[2]}" for names in lists.values() for name in names}
+    write(tmp_path, "router_config.json", {"types": types, "structure": lists, "parameters": {}})
+    with pytest.raises(PoolingFilesError, match="several models"):
+        encoder_folder(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +228,9 @@ def test_without_modules_a_decoder_pools_its_last_token(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("architecture", "options", "use"),
     [
-        ("BertModel", ("auto", "auto"), ("pooling", "embed")),
+        *((name, ("auto", "auto"), ("pooling", "embed")) for name in EMBEDDERS),
+        *((name, ("auto", "auto"), ("pooling", "classify")) for name in CLASSIFIERS),
+        *((name, ("auto", "auto"), ("generate", "none")) for name in GENERATORS),
         ("RobertaForMaskedLM", ("auto", "auto"), ("pooling", "embed")),
         ("Qwen3ForCausalLM", ("auto", "auto"), ("generate", "none")),
         ("Qwen3ForCausalLM", ("pooling", "auto"), ("pooling", "embed")),
@@ -163,6 +248,23 @@ def test_what_a_model_is_for(
     assert choose_runner(tmp_path, *options) == use
 
 
+@pytest.mark.parametrize(
+    ("config", "use"),
+    [
+        ({"model_type": "bert"}, ("pooling", "embed")),
+        ({"model_type": "bert", "architectures": ["OurOwn"]}, ("pooling", "embed")),
+        ({"model_type": "mpnet", "architectures": None}, ("pooling", "embed")),
+        ({"model_type": "bert", "is_decoder": True}, ("generate", "none")),
+        ({"model_type": "llama"}, ("generate", "none")),
+    ],
+)
+def test_what_a_model_without_a_known_architecture_is_for(
+    tmp_path: Path, config: dict[str, Any], use: tuple[str, str]
+) -> None:
+    write(tmp_path, "config.json", config)
+    assert choose_runner(tmp_path, "auto", "auto") == use
+
+
 def test_modules_make_any_model_embed_but_not_a_cross_encoder(tmp_path: Path) -> None:
     write(tmp_path, "config.json", {"architectures": ["Qwen3ForCausalLM"]})
     write_modules(tmp_path, "Transformer", "Pooling")
@@ -177,9 +279,10 @@ def test_modules_make_any_model_embed_but_not_a_cross_encoder(tmp_path: Path) ->
     ("name", "value", "said"),
     [
         ("modules.json", {}, "not a list"),
-        ("modules.json", [{"type": "a.Router", "path": ""}], "'Router' is not supported"),
+        ("modules.json", [{"type": "a.LSTM", "path": ""}], "'LSTM' is not supported"),
+        ("modules.json", [{"type": "a.Router", "path": ""}], "without the lists"),
+        ("modules.json", [{"type": "a.Pooling", "path": "9_Pooling"}], "tells the pooling mode"),
         ("modules.json", [{"type": "a.Pooling", "path": "../x"}], "leaves the folder"),
-        ("modules.json", [{"type": "a.Transformer", "path": "0_BERT"}], "move its files"),
         ("1_Pooling/config.json", {"pooling_mode": "median"}, "'median' is unknown"),
         ("1_Pooling/config.json", [], "not a JSON object"),
     ],
