@@ -63,8 +63,10 @@ async def test_a_batch_ends_when_its_key_is_removed(make_app: MAKE_APP, pool: Fa
         client = KeyClient(app.test_client(), ANN)
         batch_id = await created(client, [chat_line(f"line-{n}") for n in range(9)])
         await pool.wait_for_streams(4)
+        done = {"completed": 0}
         async with asyncio.timeout(20):
-            while (await batch(client, batch_id))["request_counts"]["completed"] < 2:
+            while done["completed"] < 2:
+                done = (await batch(client, batch_id))["request_counts"]
                 await asyncio.sleep(0.01)
         known.replace_file_keys(keys[1:])
         other = KeyClient(app.test_client(), ANN_TOO)

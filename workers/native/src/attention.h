@@ -190,7 +190,8 @@ void apply_softcap(float softcap, Floats (&scores)[Queries][NumGroups]) {
 
 // Adds the bias to the scores of up to 64 tokens from `token` on.
 template <int Queries, int NumGroups>
-HEADRACE_INLINE void add_bias(const TileContext& r, int64_t token, Floats (&scores)[Queries][NumGroups]) {
+HEADRACE_INLINE void add_bias(const TileContext& r, int64_t token,
+                              Floats (&scores)[Queries][NumGroups]) {
     const int shared = r.sizes.shared();
     for (int q = 0; q < Queries; ++q) {
         const int number = r.tile.first + q;
