@@ -87,10 +87,8 @@ def test_a_layer_without_its_weights(model: Path, tmp_path: Path) -> None:
 
 
 def test_of_t5_only_the_encoder_runs(tmp_path: Path) -> None:
-    config = T5Config(
-        vocab_size=120, d_model=SIZE, d_kv=8, d_ff=48, num_layers=2, num_heads=4,
-        decoder_start_token_id=0,
-    )  # fmt: skip
+    config = T5Config(vocab_size=120, d_model=SIZE, d_kv=8, d_ff=48, num_layers=2, num_heads=4)
+    config.decoder_start_token_id = 0
     torch.manual_seed(3)
     T5ForConditionalGeneration(config).save_pretrained(tmp_path)
     write(tmp_path, "tokenizer_config.json", {"model_max_length": 128})
