@@ -29,10 +29,10 @@ class LinearOperations : public LoraOperations<E> {
     using Base::Base;
 
     // sizes: outputs, words (or blocks) of inputs, kind, activation, weight format, index among the
-    // products that adapters may change (-1: they may not). data: panels, bias, scales of
-    // 8-bit weights. Kinds: 0 out = activation(product); 1 out += product * numbers[0]; 2 the panels
-    // hold 16 outputs of a gate and 16 of its partner, out = activation(gate) * partner. Weight
-    // formats (WeightFormat in weight_format.py): 0 words; 1 8-bit integers, data[2] holds the scale of each
+    // products that adapters may change (-1: they may not). data: panels, bias, scales of 8-bit
+    // weights. Kinds: 0 out = activation(product); 1 out += product * numbers[0]; 2 the panels hold
+    // 16 outputs of a gate and 16 of its partner, out = activation(gate) * partner. Weight formats
+    // (WeightFormat in weight_format.py): 0 words; 1 8-bit integers, data[2] holds the scale of each
     // output; 2 8-bit integers that are multiplied with 8-bit rows (see `round`), data[2] holds the
     // scales and then the excess to subtract, in[1] the scales of the rows; from 3 on blocks, that
     // are multiplied with rows rounded in blocks. Biases and scales are padded to whole panels.
@@ -197,11 +197,12 @@ class LinearOperations : public LoraOperations<E> {
             };
             multiply(i, rows, panel, scratch, add);
         } else if (i.sizes[3]) {
-            with_activation(i.sizes[3], [&](auto activation) {
-                const auto activate = [&](int64_t row, Floats a, Floats b) HEADRACE_INLINED {
-                    store_row(row, activation(a), activation(b));
-                };
-                multiply_then(i, rows, panel, scratch, biased, activate);
+            multiply_staged(i, rows, panel, scratch, biased, [&](const auto& for_each_row) {
+                with_activation(i.sizes[3], [&](auto activation) {
+                    for_each_row([&](int64_t row, Floats a, Floats b) HEADRACE_INLINED {
+                        store_row(row, activation(a), activation(b));
+                    });
+                });
             });
         } else {
             const auto keep = [&](int64_t row, Floats a, Floats b) HEADRACE_INLINED {
@@ -212,12 +213,12 @@ class LinearOperations : public LoraOperations<E> {
         }
     }
 
-    // Multiplies, and calls prepare(row, left, right) with each row's sums, to change them, then
-    // finish(row, left, right) with what it has made of them: of many rows, one after another, and
-    // not while the registers hold the sums of the rows after them.
+    // Multiplies some rows after the other, and calls prepare(row, left, right) with each row's
+    // sums, to change them; then finish(for_each_row), which calls for_each_row with a function of
+    // a row and of what prepare has made of its sums. So registers hold no other rows' sums then.
     template <class Prepare, class Finish>
-    void multiply_then(const Instruction& i, RowRange rows, int panel, Scratch& scratch,
-                       const Prepare& prepare, const Finish& finish) {
+    void multiply_staged(const Instruction& i, RowRange rows, int panel, Scratch& scratch,
+                         const Prepare& prepare, const Finish& finish) {
         for (int64_t from = 0; from < rows.count; from += kStagedRows) {
             RowRange some = rows;
             some.first += from;
@@ -230,10 +231,12 @@ class LinearOperations : public LoraOperations<E> {
                 store(to + kLanes, b);
             };
             multiply(i, some, panel, scratch, stage);
-            for (int64_t n = 0; n < some.count; ++n) {
-                const float* sums = staged + n * kPanel;
-                finish(some.first + n, load(sums), load(sums + kLanes));
-            }
+            finish([&](const auto& run) HEADRACE_INLINED {
+                for (int64_t n = 0; n < some.count; ++n) {
+                    const float* sums = staged + n * kPanel;
+                    run(some.first + n, load(sums), load(sums + kLanes));
+                }
+            });
         }
     }
 
@@ -250,12 +253,13 @@ class LinearOperations : public LoraOperations<E> {
                 partner = partner + load(bias + kLanes);
             }
         };
-        with_activation(i.sizes[3], [&](auto activation) {
-            multiply_then(i, rows, panel, scratch, prepare,
-                          [&](int64_t row, Floats gate, Floats partner) HEADRACE_INLINED {
-                              Out::store(this->template out_row<Out>(i, row, first),
-                                         gate_product(i, activation, gate, partner), mask);
-                          });
+        multiply_staged(i, rows, panel, scratch, prepare, [&](const auto& for_each_row) {
+            with_activation(i.sizes[3], [&](auto activation) {
+                for_each_row([&](int64_t row, Floats gate, Floats partner) HEADRACE_INLINED {
+                    Out::store(this->template out_row<Out>(i, row, first),
+                               gate_product(i, activation, gate, partner), mask);
+                });
+            });
         });
     }
 };

@@ -6,7 +6,7 @@ tokens, one after the other, as many of them at once as --floods says. Times bet
 those that the client sees; the flood's other end runs in a process of its own with a lower
 priority, so that the client itself costs the chats little.
 
-    python -m bench.flood MODEL_FOLDER [--streams 4] [--rounds 3]
+    python -m bench.groups.flood MODEL_FOLDER [--streams 4] [--rounds 3]
 
 Unknown flags go to `headrace serve`. `--group-keys` and `--flood-keys` are lines of the two groups
 in the pool's file. Exits with status 1 if a request failed.

@@ -1,0 +1,1 @@
+"""Measurements of groups that share a pool."""
