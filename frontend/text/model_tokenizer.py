@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -27,7 +28,8 @@ THREAD_FROM_TEXTS = 50
 
 # Threads that tokenize long texts. They are few: each text takes a few hundred times its size in
 # memory, and more threads would take the processor from the event loop.
-_ENCODE_THREADS = ThreadPoolExecutor(2, thread_name_prefix="tokenize")
+_NUM_THREADS = 2
+_ENCODE_THREADS = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="tokenize")
 
 # Normalizers such as NFC may shorten a text before it is tokenized, by less than this factor.
 _MAX_NORMALIZER_SHRINKAGE = 4
@@ -84,10 +86,14 @@ class ModelTokenizer:
         if len(texts) <= THREAD_FROM_TEXTS and sum(map(len, texts)) <= THREAD_FROM_CHARS:
             return [self._encode(text, add_special_tokens) for text in texts]
 
-        def encode() -> list[list[int]]:
-            return [self._encode_long(text, add_special_tokens, scope) for text in texts]
+        def encode(part: Sequence[str]) -> list[list[int]]:
+            return [self._encode_long(text, add_special_tokens, scope) for text in part]
 
-        return await asyncio.get_running_loop().run_in_executor(_ENCODE_THREADS, encode)
+        run = asyncio.get_running_loop().run_in_executor
+        size = -(-len(texts) // _NUM_THREADS)
+        parts = [texts[start : start + size] for start in range(0, len(texts), size)]
+        found = await asyncio.gather(*(run(_ENCODE_THREADS, encode, part) for part in parts))
+        return list(chain.from_iterable(found))
 
     def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
         return self.backend.encode(text, add_special_tokens=add_special_tokens).ids

@@ -24,7 +24,7 @@ from headrace.workers.native.shared_file import SharedFile
 from headrace.workers.native.weight_format import format_names
 from headrace.workers.native.weight_memory import SharedWeights, fingerprint_weights
 from headrace.workers.pooling.compiled_encoder import CompiledEncoder
-from headrace.workers.pooling.native_runner import NativePoolingRunner
+from headrace.workers.pooling.native_runner import NativePoolingRunner, leave_cores_to_programs
 from headrace.workers.pooling.pooler import pooler_of
 from headrace.workers.pooling.positions import positions_of
 from headrace.workers.pooling.runner import TextLimits
@@ -56,6 +56,7 @@ def load_cached_encoder(
     runner = _runner_of(cached, model_path, config, threads, phases, shared_file)
     if runner is None or not cache.is_current:  # while weights were read from the files
         return None
+    leave_cores_to_programs()
     program = runner.program
     kinds = format_names(program.formats, program.dtype)
     log(f"{cached.model} in {program.dtype} on cpu, {threads} threads, program from the cache")

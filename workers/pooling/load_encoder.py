@@ -37,7 +37,7 @@ from headrace.workers.pooling.compile_encoder import compile_encoder
 from headrace.workers.pooling.compiled_encoder import CompiledEncoder
 from headrace.workers.pooling.encoder import Encoder
 from headrace.workers.pooling.load_cached import limits_of, setup_of
-from headrace.workers.pooling.native_runner import NativePoolingRunner
+from headrace.workers.pooling.native_runner import NativePoolingRunner, leave_cores_to_programs
 from headrace.workers.pooling.pooler import pooler_of
 from headrace.workers.pooling.runner import PoolingRunner, TextLimits, TextPooler
 from headrace.workers.pooling.static_runner import StaticRunner, read_table
@@ -105,9 +105,7 @@ def load_pooling_runner(
             with phases.phase("compile"):
                 _keep(cache, encoder, compiled, limits, setup, values)
         release_weights(model, compiled.compiled)
-        # What is left for torch is small. Its threads would spin after each operation, on the cores
-        # of the program's threads.
-        torch.set_num_threads(1)
+        leave_cores_to_programs()
         return NativePoolingRunner(compiled, pooler, limits)
     model.to(dtype)
     with phases.phase("self-check"):

@@ -15,6 +15,12 @@ from headrace.workers.sequence.engine_adapters import EngineAdapters
 _STEP_TOKENS = 4096
 
 
+def leave_cores_to_programs() -> None:
+    """Keep torch to one thread: what is left for it beside a program is small, and its other
+    threads would spin after each operation, on the cores of the program's threads."""
+    torch.set_num_threads(1)
+
+
 class NativePoolingRunner:
     """A program and what pools its vectors; see headrace.workers.pooling.runner.PoolingRunner."""
 

@@ -225,7 +225,7 @@ async def test_long_prompts_and_many_are_tokenized_in_a_thread(
     fields = {"prompt": prompt, "truncate_prompt_tokens": 5, "max_tokens": 1}
     response = await client.post(COMPLETIONS, json=fields)
     assert response.status_code == 200
-    assert len(threads) == 1
+    assert 1 <= len(threads) <= 2
     assert threads.isdisjoint({threading.main_thread()})
     assert len(pool.requests) == (1 if isinstance(prompt, str) else 300)
 
