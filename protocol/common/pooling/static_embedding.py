@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from headrace.protocol.common.pooling.headers import tensor_shape
-from headrace.protocol.common.pooling.json_files import PoolingFilesError, read_object
+from headrace.protocol.common.pooling.json_files import PoolingFilesError, is_count, read_object
 from headrace.protocol.common.pooling.module_list import read_routes
 
 STATIC_TYPE: Final = "static-embedding"  # of the configuration that is made for such a model
@@ -17,7 +17,7 @@ MAPPING, WEIGHTS = "mapping", "weights"
 _FILE = "model.safetensors"
 _MODEL2VEC = "model2vec"
 _MODULE = "StaticEmbedding"
-_MAX_TOKENS = 131_072  # of a text: authors set no limit
+_MAX_TOKENS = 131_072  # of a text, where the authors set no limit
 
 
 def is_static(folder: Path) -> bool:
@@ -45,8 +45,15 @@ def static_config(folder: Path) -> dict[str, Any]:
         "architectures": [_MODULE],
         "vocab_size": shape[0] if mapping is None else mapping[0],
         "hidden_size": shape[1],
-        "max_position_embeddings": _MAX_TOKENS,
+        "max_position_embeddings": _max_tokens(folder),
     }
+
+
+def _max_tokens(folder: Path) -> int:
+    """Return how many tokens of a text the tokenizer leaves, by which the authors' libraries go."""
+    truncation = read_object(folder / "tokenizer.json").get("truncation")
+    found = truncation.get("max_length") if isinstance(truncation, dict) else None
+    return int(found) if is_count(found) else _MAX_TOKENS
 
 
 def static_modules(folder: Path) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ def tokenizer() -> Tokenizer:
     made.post_processor = processors.TemplateProcessing(
         single="[CLS] $A", special_tokens=[("[CLS]", 1)]
     )
-    made.enable_truncation(2)
+    made.enable_truncation(5)
     made.enable_padding(length=4)
     return made
 
@@ -77,7 +77,8 @@ def test_a_text_is_the_mean_of_its_tokens_rows(tmp_path: Path, place: str) -> No
     prepared = prepare(tmp_path / "model", tmp_path)
     assert (prepared.runner, prepared.convert) == ("pooling", "embed")
     found, ids = embedding(prepared.model_path, "cats are small .", prepared.text_path)
-    assert ids == [2, 3, 4, 5]  # no special tokens, nothing cut, nothing filled
+    assert ids == [2, 3, 4, 5]  # no special tokens, nothing filled
+    assert engine_of(prepared.model_path).runner.limits.max_model_len == 5  # the tokenizer's
     np.testing.assert_allclose(found, table()[2:].mean(dim=0).numpy(), atol=1e-6)
 
 
