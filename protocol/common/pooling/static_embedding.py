@@ -53,7 +53,7 @@ def _max_tokens(folder: Path) -> int:
     """Return how many tokens of a text the tokenizer leaves, by which the authors' libraries go."""
     truncation = read_object(folder / "tokenizer.json").get("truncation")
     found = truncation.get("max_length") if isinstance(truncation, dict) else None
-    return int(found) if is_count(found) else _MAX_TOKENS
+    return found if isinstance(found, int) and is_count(found) else _MAX_TOKENS
 
 
 def static_modules(folder: Path) -> list[dict[str, Any]]:
