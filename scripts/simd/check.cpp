@@ -180,6 +180,9 @@ void check_bytes() {
         };
         const Words all = load_words(sums);
         const WordLanesOf found(dot_bytes(all, load_words(u), load_words(s)));
+        const Floats in_floats =
+            dot_bytes_in_floats(as_floats(all), load_words(u), load_words(s));
+        const WordLanesOf same(as_words(in_floats));
         const WordLanesOf few(dot_small_bytes(all, load_words(small), load_words(s)));
         const auto* bytes = (const int8_t*)s;
         const Lanes floats(floats_of_bytes(bytes));
@@ -188,6 +191,8 @@ void check_bytes() {
         const WordLanesOf shifted(shift_left<8>(load_words(u)) | shift_right<24>(load_words(u)));
         for (int i = 0; i < kLanes; ++i) {
             expect((int32_t)found.at[i] == dot(u, i), "dot_bytes", i, (int32_t)found.at[i],
+                   dot(u, i));
+            expect((int32_t)same.at[i] == dot(u, i), "dot_bytes_in_floats", i, (int32_t)same.at[i],
                    dot(u, i));
             expect((int32_t)few.at[i] == dot(small, i), "dot_small_bytes", i, (int32_t)few.at[i],
                    dot(small, i));

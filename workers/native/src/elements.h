@@ -129,7 +129,7 @@ struct Int8 {
     }
     static HEADRACE_INLINE Words factor(const uint32_t* row) { return broadcast_word(row); }
     static HEADRACE_INLINE Floats dot(Floats sums, Words weights, Words row) {
-        return as_floats(dot_bytes(as_words(sums), row, weights));
+        return dot_bytes_in_floats(sums, row, weights);
     }
 };
 

@@ -275,6 +275,9 @@ HEADRACE_INLINE Words dot_small_bytes(Words sums, Words u, Words s) {
     return {dot(sums.low, u.low, s.low), dot(sums.high, u.high, s.high)};
 }
 #endif
+HEADRACE_INLINE Floats dot_bytes_in_floats(Floats sums, Words u, Words s) {
+    return as_floats(dot_bytes(as_words(sums), u, s));
+}
 
 // Formats of 16 and 8 bits
 

@@ -246,6 +246,9 @@ HEADRACE_INLINE void store_bytes(uint8_t* to, Words x, Mask mask) {
     vst1q_u8(all, bytes);
     for_lanes(mask, [&](int lane) { to[lane] = all[lane]; });
 }
+HEADRACE_INLINE Floats dot_bytes_in_floats(Floats sums, Words u, Words s) {
+    return as_floats(dot_bytes(as_words(sums), u, s));
+}
 HEADRACE_INLINE Words dot_small_bytes(Words sums, Words u, Words s) {
     const auto dot = [](uint32x4_t total, uint32x4_t a, uint32x4_t b) {
         return vreinterpretq_u32_s32(vdotq_s32(vreinterpretq_s32_u32(total),

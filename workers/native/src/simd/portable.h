@@ -272,6 +272,9 @@ HEADRACE_INLINE Words dot_bytes(Words sums, Words u, Words s) {
                dot_halves(odd & 255, b >> 8);
     });
 }
+HEADRACE_INLINE Floats dot_bytes_in_floats(Floats sums, Words u, Words s) {
+    return as_floats(dot_bytes(as_words(sums), u, s));
+}
 HEADRACE_INLINE Words dot_small_bytes(Words sums, Words u, Words s) {
     return dot_bytes(sums, u, s);
 }

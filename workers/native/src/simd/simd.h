@@ -46,6 +46,7 @@
 //   store_bytes(p, w, mask)  integers 0 to 255 as bytes; what others become is undefined
 //   dot_bytes(sums, u, s)    adds the four products of unsigned bytes u and signed bytes s of each
 //                            lane, exactly
+//   dot_bytes_in_floats(sums, u, s)      the same, where the sums are the bits of floats
 //   dot_small_bytes(sums, u, s)          the same for u < 128, faster on some sets
 //
 // Formats of 16 and 8 bits
