@@ -7,6 +7,7 @@ what is more is lost, and a later line says how much.
 
 import atexit
 import contextlib
+import fcntl
 import io
 import logging
 import os
@@ -15,7 +16,8 @@ import socket
 import stat
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 
 log = logging.getLogger("headrace.processes")
 
@@ -55,6 +57,7 @@ class SafeStream(io.TextIOBase):
         self._is_stuck = False  # nobody reads
         self._is_torn = False  # the rest of the last line is lost
         self._lock = threading.RLock()  # a signal's handler may log within a write
+        self._takes_turns = stat.S_ISFIFO(os.fstat(descriptor).st_mode)
         atexit.register(self._write_last)
 
     @property
@@ -109,6 +112,42 @@ class SafeStream(io.TextIOBase):
 
     def _drain(self) -> bool:
         """Write what is kept; return whether all of it has been written."""
+        if not self._kept:
+            self._is_stuck = False
+            return True
+        with self._turn():
+            return self._write_kept()
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Keep other processes from writing to the same pipe, which takes a long line in pieces.
+
+        After a moment without a turn, go on all the same: lines may then be mixed.
+        """
+        is_mine = self._takes_turns and self._take_turn()
+        try:
+            yield
+        finally:
+            if is_mine:
+                fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
+
+    def _take_turn(self) -> bool:
+        until = time.monotonic() + READER_WAIT_S
+        while True:
+            try:
+                fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            except (BlockingIOError, PermissionError):
+                if self._is_stuck or time.monotonic() > until:
+                    return False
+                time.sleep(0.001)
+            except OSError:
+                self._takes_turns = False
+                return False
+
+    def _write_kept(self) -> bool:
+        """Write what is kept, of a line that has begun also what the reader must first make room
+        for; return whether all of it has been written."""
         while self._kept:
             if self._is_torn:
                 self._kept[:0], self._is_torn = b"\n", False
@@ -116,6 +155,10 @@ class SafeStream(io.TextIOBase):
             try:
                 written = self._write(piece)
             except BlockingIOError:
+                is_within_line = self._takes_turns and not self._ends_line
+                if is_within_line and not self._is_stuck and self._wait(READER_WAIT_S):
+                    continue
+                self._is_stuck = self._is_stuck or is_within_line
                 return False
             except (OSError, ValueError):  # a full disk, a reader that has gone
                 self._lost_lines += self._kept.count(b"\n")

@@ -107,6 +107,24 @@ def test_a_reader_that_has_gone(kind: str) -> None:
     assert process.returncode == 0
 
 
+def test_long_lines_of_several_processes_are_not_mixed() -> None:
+    """Which share one pipe: it takes lines of more than 4,096 bytes in pieces."""
+    reading, writing = os.pipe()
+    script = (
+        "import sys\n"
+        "from headrace.protocol.logs.standard_streams import make_streams_safe\n"
+        "make_streams_safe()\n"
+        "for _ in range(200): sys.stderr.write(sys.argv[1] * 20_000 + '\\n')\n"
+    )
+    processes = [
+        subprocess.Popen([sys.executable, "-c", script, letter], stderr=writing) for letter in "ab"
+    ]
+    os.close(writing)
+    lines = read_until_closed(reading)
+    assert [process.wait(60) for process in processes] == [0, 0]
+    assert sorted(lines) == ["a" * 20_000] * 200 + ["b" * 20_000] * 200
+
+
 def test_a_reader_that_never_reads() -> None:
     reader, writer = pair("pipe")
     with logging_to(writer) as (control, process):
