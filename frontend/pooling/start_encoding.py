@@ -43,28 +43,9 @@ def start_encoding(
     info = pooling_of(model)
     if dimensions is None and task == "embed":
         dimensions = info.default_dimensions
-    activates = info.activates if request.use_activation is None else request.use_activation
     _check_size(task, inputs, dimensions or info.size)
-    tenant, user = owner_of(context.principal, request.user)
-    messages = [
-        Encode(
-            request_id=new_request_id(),
-            prompt_token_ids=each.token_ids,
-            task=task,
-            token_type_ids=each.token_type_ids,
-            prompt_length=each.prompt_length,
-            compared_with=each.compared_with,
-            route=each.route,
-            dimensions=dimensions,
-            activates=activates,
-            number_format=number_format,
-            priority=priority_of(request.priority),
-            adapter=model.adapter,
-            tenant=tenant,
-            user=user,
-        )
-        for each in inputs
-    ]
+    owner = owner_of(context.principal, request.user)
+    messages = _messages(model, request, task, inputs, dimensions, number_format, owner)
     tokens = [len(each.token_ids) for each in inputs]
     # Before the texts are submitted: what a limit refuses must not run.
     reservation = _reserve(context, tokens, inputs[-1].field, started := [])
@@ -73,7 +54,7 @@ def start_encoding(
         [context.pool.encode(model.group.name, message) for message in messages],
         [
             context.metrics.request(
-                name, count, 1, None, LongestOutput(1), tenant,
+                name, count, 1, None, LongestOutput(1), owner[0],
                 named_by_client=context.principal.key is None,
             )
             for count in tokens
@@ -87,6 +68,38 @@ def start_encoding(
     if context.config.enable_log_requests:
         RequestLog(context.config, inputs, messages_to_log(messages))
     return encoding
+
+
+def _messages(
+    model: ServedModel,
+    request: PoolingFields,
+    task: PoolingTask,
+    inputs: Sequence[EncodeInput],
+    dimensions: int | None,
+    number_format: NumberFormat,
+    owner: tuple[str, str],
+) -> list[Encode]:
+    """Return what workers get of each text. owner: the tenant and the user."""
+    own_activates = pooling_of(model).activates
+    return [
+        Encode(
+            request_id=new_request_id(),
+            prompt_token_ids=each.token_ids,
+            task=task,
+            token_type_ids=each.token_type_ids,
+            prompt_length=each.prompt_length,
+            compared_with=each.compared_with,
+            route=each.route,
+            dimensions=dimensions,
+            activates=own_activates if request.use_activation is None else request.use_activation,
+            number_format=number_format,
+            priority=priority_of(request.priority),
+            adapter=model.adapter,
+            tenant=owner[0],
+            user=owner[1],
+        )
+        for each in inputs
+    ]
 
 
 def _check_size(task: PoolingTask, inputs: Sequence[EncodeInput], width: int) -> None:

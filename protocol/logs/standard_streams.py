@@ -58,6 +58,7 @@ class SafeStream(io.TextIOBase):
         self._is_torn = False  # the rest of the last line is lost
         self._lock = threading.RLock()  # a signal's handler may log within a write
         self._takes_turns = stat.S_ISFIFO(os.fstat(descriptor).st_mode)
+        self._turn_wait_s = READER_WAIT_S
         atexit.register(self._write_last)
 
     @property
@@ -122,7 +123,8 @@ class SafeStream(io.TextIOBase):
     def _turn(self) -> Iterator[None]:
         """Keep other processes from writing to the same pipe, which takes a long line in pieces.
 
-        After a moment without a turn, go on all the same: lines may then be mixed.
+        After a moment without a turn, go on all the same: lines may then be mixed. Where a process
+        never gives its turn back, nobody waits a second time.
         """
         is_mine = self._takes_turns and self._take_turn()
         try:
@@ -132,13 +134,15 @@ class SafeStream(io.TextIOBase):
                 fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
 
     def _take_turn(self) -> bool:
-        until = time.monotonic() + READER_WAIT_S
+        until = time.monotonic() + self._turn_wait_s
         while True:
             try:
                 fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._turn_wait_s = READER_WAIT_S
                 return True
             except (BlockingIOError, PermissionError):
-                if self._is_stuck or time.monotonic() > until:
+                if self._is_stuck or time.monotonic() >= until:
+                    self._turn_wait_s = 0
                     return False
                 time.sleep(0.001)
             except OSError:

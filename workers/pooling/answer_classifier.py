@@ -11,10 +11,10 @@ from headrace.protocol.common.pooling.answer_tokens import AnswerTokens
 from headrace.protocol.to_worker import Encode
 from headrace.workers.errors import ModelUnsupported
 from headrace.workers.pooling.classifier import ScoreSettings, finish_scores
-from headrace.workers.pooling.runner import EncodeResult
+from headrace.workers.pooling.runner import EncodeResult, TextPooler
 
 
-class AnswerClassifier:
+class AnswerClassifier(TextPooler):
     """The rows of a generator's output layer for the tokens that are answers.
 
     ids: of the tokens. is_difference: whether the only score is what the second has more than the
@@ -33,11 +33,6 @@ class AnswerClassifier:
         rows = layer.weight[list(ids)].float()
         self._weight: Tensor = rows[1:] - rows[:1] if is_difference else rows
         self._scores = scores
-
-    @property
-    def head(self) -> Mapping[str, Tensor]:
-        """The parameters that adapters may replace: none."""
-        return {}
 
     def pool(
         self, request: Encode, vectors: Tensor, head: Mapping[str, Tensor] | None = None

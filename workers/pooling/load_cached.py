@@ -28,7 +28,7 @@ from headrace.workers.pooling.native_runner import NativePoolingRunner, leave_co
 from headrace.workers.pooling.pooler import pooler_of
 from headrace.workers.pooling.positions import positions_of
 from headrace.workers.pooling.runner import TextLimits
-from headrace.workers.program_cache.cached_programs import CachedProgram, ProgramCache
+from headrace.workers.program_cache.cached_programs import CachedProgram, ProgramCache, find_program
 from headrace.workers.start_phases import StartPhases
 
 
@@ -45,10 +45,7 @@ def load_cached_encoder(
 
     Raises ModelUnsupported if the options do not suit the model.
     """
-    if config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available()):
-        return None
-    with phases.phase("compile"):
-        cached = cache.load()
+    cached = find_program(cache, config, phases)
     if cached is None:
         return None
     threads = threads_of(config, workers_on_host)

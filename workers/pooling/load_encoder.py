@@ -243,6 +243,12 @@ def _stored_dtype(model_path: Path) -> torch.dtype:
     return checkpoint_dtype(model_path)
 
 
+def _options_of(model_class: Any) -> dict[str, bool]:
+    """Return what a model is made with: without layers of transformers behind its vectors."""
+    takes = inspect.signature(model_class).parameters
+    return {"add_pooling_layer": False} if "add_pooling_layer" in takes else {}
+
+
 def _load_gguf(
     model_path: Path, config: Any, dtype: torch.dtype, log: Callable[[str], None]
 ) -> Any:
@@ -250,9 +256,7 @@ def _load_gguf(
     import transformers
 
     model_class = getattr(transformers, config.architectures[0])
-    takes = inspect.signature(model_class).parameters
-    options = {"add_pooling_layer": False} if "add_pooling_layer" in takes else {}
-    model = load_gguf_model(model_path, model_class, dtype, log, **options)
+    model = load_gguf_model(model_path, model_class, dtype, log, **_options_of(model_class))
     return getattr(model, model.base_model_prefix, model)
 
 
@@ -293,9 +297,7 @@ def _load_model(
     if is_gguf:
         model = _load_gguf(model_path, config, dtype, log)
     else:
-        takes = inspect.signature(model_class).parameters
-        options = {"add_pooling_layer": False} if "add_pooling_layer" in takes else {}
-        model = read_weights(model_path, model_class, dtype, **options)
+        model = read_weights(model_path, model_class, dtype, **_options_of(model_class))
     model.eval()
     model.requires_grad_(False)
     return model.to(device)

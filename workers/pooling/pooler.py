@@ -49,7 +49,7 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class RoutedPooler:
+class RoutedPooler(TextPooler):
     """Pools texts of different kinds in different ways. Raises ModelUnsupported as a Pooler."""
 
     def __init__(
@@ -60,11 +60,6 @@ class RoutedPooler:
             name: Pooler(route, device, step_tag_id) for name, route in modules.routes.items()
         }
 
-    @property
-    def head(self) -> Mapping[str, Tensor]:
-        """The parameters that adapters may replace: none."""
-        return {}
-
     def pool(
         self, request: Encode, vectors: Tensor, head: Mapping[str, Tensor] | None = None
     ) -> EncodeResult:
@@ -73,7 +68,7 @@ class RoutedPooler:
         return self._poolers[known].pool(request, vectors)
 
 
-class Pooler:
+class Pooler(TextPooler):
     """Pools as a folder's modules say. Raises ModelUnsupported if a module's weights do not fit.
 
     step_tag_id: of the tokens whose vectors are answered where those of tokens are; None: of all.
@@ -85,11 +80,6 @@ class Pooler:
         self._step_tag_id = step_tag_id
         self._modes, self._normalizes = modules.modes, modules.normalizes
         self._layers = [_layer(each, device) for each in modules.layers]
-
-    @property
-    def head(self) -> Mapping[str, Tensor]:
-        """The parameters that adapters may replace: none."""
-        return {}
 
     def pool(
         self, request: Encode, vectors: Tensor, head: Mapping[str, Tensor] | None = None

@@ -46,7 +46,8 @@ class TextPooler(Protocol):
     """
 
     @property
-    def head(self) -> "Mapping[str, Tensor]": ...
+    def head(self) -> "Mapping[str, Tensor]":
+        return {}
 
     def pool(
         self, request: Encode, vectors: "Tensor", head: "Mapping[str, Tensor] | None" = None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors import SafetensorError
 
 from headrace.protocol.config import EngineConfig
@@ -19,6 +20,7 @@ from headrace.workers.program_cache.program_file import (
 )
 from headrace.workers.program_cache.store import ProgramStore
 from headrace.workers.program_cache.weight_files import WeightFiles
+from headrace.workers.start_phases import StartPhases
 
 if TYPE_CHECKING:
     from transformers.modeling_utils import PreTrainedModel
@@ -119,3 +121,13 @@ class ProgramCache:
             return program_key(self._model_path, self._config)
         except OSError:  # loading the model says more
             return None
+
+
+def find_program(
+    cache: ProgramCache, config: EngineConfig, phases: StartPhases
+) -> CachedProgram | None:
+    """Return the program in the cache; None if there is none, or a GPU runs the model."""
+    if config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available()):
+        return None
+    with phases.phase("compile"):
+        return cache.load()

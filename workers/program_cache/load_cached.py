@@ -18,7 +18,7 @@ from headrace.workers.native.runner import NativeRunner
 from headrace.workers.native.shared_file import SharedFile
 from headrace.workers.native.weight_format import format_names, unused_quantization
 from headrace.workers.native.weight_memory import SharedWeights, fingerprint_weights
-from headrace.workers.program_cache.cached_programs import CachedProgram, ProgramCache
+from headrace.workers.program_cache.cached_programs import CachedProgram, ProgramCache, find_program
 from headrace.workers.start_phases import StartPhases
 from headrace.workers.torch_runner.cache_size import choose_num_blocks
 
@@ -37,10 +37,7 @@ def load_cached_runner(
 
     Raises ModelUnsupported if the options do not suit the model.
     """
-    if config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available()):
-        return None
-    with phases.phase("compile"):
-        cached = cache.load()
+    cached = find_program(cache, config, phases)
     if cached is None:
         return None
     threads = threads_of(config, workers_on_host)

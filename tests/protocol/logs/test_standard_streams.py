@@ -1,5 +1,6 @@
 """A process that logs lives on, wherever its standard error leads."""
 
+import fcntl
 import os
 import socket
 import subprocess
@@ -123,6 +124,22 @@ def test_long_lines_of_several_processes_are_not_mixed() -> None:
     lines = read_until_closed(reading)
     assert [process.wait(60) for process in processes] == [0, 0]
     assert sorted(lines) == ["a" * 20_000] * 200 + ["b" * 20_000] * 200
+
+
+def test_a_process_that_keeps_its_turn_keeps_no_other_from_writing() -> None:
+    reading, writing = os.pipe()
+    fcntl.lockf(writing, fcntl.LOCK_EX)  # this process's, until the other has ended
+    script = (
+        "import sys\n"
+        "from headrace.protocol.logs.standard_streams import make_streams_safe\n"
+        "make_streams_safe()\n"
+        "for number in range(500): print(number, file=sys.stderr)\n"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", script], stderr=writing, timeout=60).returncode == 0
+    )
+    os.close(writing)
+    assert read_until_closed(reading) == [str(number) for number in range(500)]
 
 
 def test_a_reader_that_never_reads() -> None:
