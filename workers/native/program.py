@@ -96,7 +96,7 @@ class CompiledProgram:
         self.dtype = plan.dtype
         self.is_bf16 = plan.dtype == torch.bfloat16
         self.threads = threads
-        self.layers = plan.layers
+        self.layers, self.source_layers = plan.layers, plan.source_layers
         self.tables = lowered.tables
         self.sections = lowered.sections
         self.calls = plan.tables

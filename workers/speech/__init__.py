@@ -1,1 +1,1 @@
-"""Models that transcribe: an encoder that hears a window of a recording, and a decoder that writes."""
+"""Models that transcribe: an encoder hears a window of a recording, a decoder writes."""

@@ -51,19 +51,23 @@ class WhisperPasses(nn.Module):
         """Compute the first convolution of windows of features [1, positions, 3 * mel bins]."""
         return functional.gelu(self.first(inputs.features))
 
-    def encode(self, inputs: PassInputs, store: SourceStore | None = None) -> None:
-        """Compute the keys and values of the decoder's layers, which the hook's backend stores.
+    def listen(self, inputs: PassInputs) -> Tensor:
+        """Compute the encoder's vectors [1, positions, size].
 
-        inputs: its features are three positions of the first convolution's each [1, positions, …].
-        store: keeps them; None: the hook's backend.
+        inputs: its features are three positions of the first convolution's each.
         """
         encoder = self.model.model.encoder
         hidden = functional.gelu(self.second(inputs.features))
         hidden = hidden + encoder.embed_positions(inputs.positions)
         for layer in encoder.layers:
             hidden = layer(hidden, None)
-        hidden = encoder.layer_norm(hidden)
-        keeper: Any = store or self._hook.backend
+        vectors: Tensor = encoder.layer_norm(hidden)
+        return vectors
+
+    def encode(self, inputs: PassInputs) -> None:
+        """Compute the keys and values of the decoder's layers, which the hook's backend stores."""
+        hidden = self.listen(inputs)
+        keeper: Any = self._hook.backend
         for layer in self.model.model.decoder.layers:
             attention = layer.encoder_attn
             shape = (hidden.shape[1], -1, attention.head_dim)
