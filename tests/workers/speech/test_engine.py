@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from headrace.protocol.config import CpuKernels, Dtype, EngineConfig
+from headrace.protocol.to_frontend import Output
 from headrace.workers.engine.engine import Engine
 from headrace.workers.errors import RejectedByEngine
 from headrace.workers.native.library import usable_kernels
@@ -22,16 +23,26 @@ from tests.workers.speech.windows import (
 )
 
 
-def transcript(folder: Path, seed: int, count: int) -> tuple[int, ...]:
-    """What transformers' own layers write, the likeliest token after the other."""
+def transcript(folder: Path, seed: int, count: int) -> tuple[tuple[int, ...], list[float]]:
+    """What transformers' own layers write, the likeliest token after the other, and their log
+    probabilities, which differ by window more than tokens do."""
     model = load_reference(folder)
-    ids = list(START)
+    ids, logprobs = list(START), []
     with torch.inference_mode():
         encoded = model.model.encoder(features_of(seed)[None])
         for _ in range(count):
             logits = model(encoder_outputs=encoded, decoder_input_ids=torch.tensor([ids])).logits
-            ids.append(int(logits[0, -1].argmax()))
-    return tuple(ids[len(START) :])
+            found = torch.log_softmax(logits[0, -1], dim=-1).max(dim=-1)
+            ids.append(int(found.indices))
+            logprobs.append(float(found.values))
+    return tuple(ids[len(START) :]), logprobs
+
+
+def check_transcript(folder: Path, seed: int, outputs: list[Output]) -> None:
+    ids, logprobs = transcript(folder, seed, 20)
+    assert tokens(outputs) == ids
+    found = [each.logprob for output in outputs for each in output.logprobs or ()]
+    assert found == pytest.approx(logprobs, abs=2e-3)
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +53,9 @@ def engine(whisper_folder: Path) -> Engine:
 @pytest.mark.parametrize("kernels", ["torch", *usable_kernels()])
 def test_the_tokens_are_those_of_transformers(whisper_folder: Path, kernels: CpuKernels) -> None:
     engine = engine_of(whisper_folder, cpu_kernels=kernels)
-    found = run_all(engine, [request(f"{seed}", window(seed)) for seed in range(3)])
+    found = run_all(engine, [request(f"{n}", window(n), logprobs=0) for n in range(3)])
     for seed in range(3):
-        assert tokens(found[f"{seed}"]) == transcript(whisper_folder, seed, 20)
-
-
-def test_windows_differ(engine: Engine) -> None:
-    found = run_all(engine, [request(f"{seed}", window(seed)) for seed in range(9)])
-    assert len({tokens(outputs) for outputs in found.values()}) > 2
+        check_transcript(whisper_folder, seed, found[f"{seed}"])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -80,9 +86,9 @@ def test_one_window_is_encoded_once_for_many_requests(engine: Engine) -> None:
 
 def test_more_windows_than_slots(whisper_folder: Path) -> None:
     engine = engine_of(whisper_folder, max_num_seqs=2)
-    found = run_all(engine, [request(f"{n}", window(n)) for n in range(7)])
+    found = run_all(engine, [request(f"{n}", window(n), logprobs=0) for n in range(7)])
     for n in range(7):
-        assert tokens(found[f"{n}"]) == transcript(whisper_folder, n, 20)
+        check_transcript(whisper_folder, n, found[f"{n}"])
 
 
 def test_an_aborted_request_gives_its_slot_back(whisper_folder: Path) -> None:
