@@ -7,7 +7,7 @@ import numpy as np
 import soundfile
 
 from headrace.frontend.audio.messages import AudioRejected
-from headrace.frontend.audio.mono import MAX_CHANNELS, Block, Samples, mix_down
+from headrace.frontend.audio.mono import Block, Samples, check_kind, mix_down
 
 _BLOCK_SAMPLES = 1 << 16  # of all channels together
 # Formats whose header says how many samples there are; those of the others are estimates.
@@ -29,8 +29,7 @@ def soundfile_blocks(file: BinaryIO, max_duration_s: float) -> Iterator[Block]:
     except (soundfile.LibsndfileError, ValueError) as error:
         raise NotForSoundfile from error
     with sound:
-        if not 0 < sound.channels <= MAX_CHANNELS:
-            raise AudioRejected(f"the file has more than {MAX_CHANNELS} channels")
+        check_kind(sound.samplerate, sound.channels)
         is_exact = sound.format in _EXACT and 0 < sound.frames < 1 << 48
         if is_exact and sound.frames > max_duration_s * sound.samplerate:
             raise AudioRejected.too_long(max_duration_s)
@@ -51,7 +50,7 @@ def _read(sound: soundfile.SoundFile) -> Iterator[Samples]:
         try:
             count = sound.buffer_read_into(buffer, "float32")
         except soundfile.LibsndfileError as error:
-            raise AudioRejected("the file is broken or truncated") from error
+            raise AudioRejected.broken() from error
         if not count:
             return
         yield buffer[:count]
