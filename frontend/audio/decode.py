@@ -6,7 +6,7 @@ from typing import BinaryIO
 import numpy as np
 import soxr
 
-from headrace.frontend.audio.containers import is_for_soundfile, is_truncated
+from headrace.frontend.audio.containers import is_for_soundfile, is_known, is_truncated
 from headrace.frontend.audio.messages import AudioRejected
 from headrace.frontend.audio.mono import Block, Samples
 from headrace.frontend.audio.pyav_blocks import NotAudio, pyav_blocks
@@ -21,18 +21,18 @@ def decode(file: BinaryIO, sample_rate: int, max_duration_s: float) -> Iterator[
 
 
 def _blocks(file: BinaryIO, max_duration_s: float) -> Iterator[Block]:
-    if not is_for_soundfile(file):
-        yield from pyav_blocks(file)
-        return
-    try:
-        yield from soundfile_blocks(file, max_duration_s)
-        return
-    except NotForSoundfile:  # not yet: a WAV file whose size was never filled in, say
-        pass
+    if is_for_soundfile(file):
+        try:
+            yield from soundfile_blocks(file, max_duration_s)
+            return
+        except NotForSoundfile:  # a WAV file whose size was never filled in, say
+            pass
     try:
         yield from pyav_blocks(file)
     except NotAudio:
-        raise AudioRejected.broken() from None
+        if is_known(file):
+            raise AudioRejected.broken() from None
+        raise
 
 
 def _limited(blocks: Iterator[Block], max_duration_s: float) -> Iterator[Block]:

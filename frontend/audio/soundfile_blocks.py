@@ -9,9 +9,8 @@ import soundfile
 from headrace.frontend.audio.messages import AudioRejected
 from headrace.frontend.audio.mono import Block, Samples, check_kind, mix_down
 
+_NO_COUNT = 1 << 48  # frames; the header does not say how many
 _BLOCK_SAMPLES = 1 << 16  # of all channels together
-# Formats whose header says how many samples there are; those of the others are estimates.
-_EXACT = frozenset(("WAV", "WAVEX", "RF64", "W64", "AIFF", "FLAC", "CAF", "AU"))
 
 
 class NotForSoundfile(Exception):
@@ -30,8 +29,9 @@ def soundfile_blocks(file: BinaryIO, max_duration_s: float) -> Iterator[Block]:
         raise NotForSoundfile from error
     with sound:
         check_kind(sound.samplerate, sound.channels)
-        is_exact = sound.format in _EXACT and 0 < sound.frames < 1 << 48
-        if is_exact and sound.frames > max_duration_s * sound.samplerate:
+        if sound.frames >= _NO_COUNT:
+            raise NotForSoundfile
+        if sound.frames > max_duration_s * sound.samplerate:
             raise AudioRejected.too_long(max_duration_s)
         count = 0
         for block in _read(sound):
@@ -39,12 +39,11 @@ def soundfile_blocks(file: BinaryIO, max_duration_s: float) -> Iterator[Block]:
             yield sound.samplerate, mix_down(block)
         if not count:
             raise NotForSoundfile
-        if is_exact and count < sound.frames:
+        if count < sound.frames:
             raise AudioRejected.truncated()
 
 
 def _read(sound: soundfile.SoundFile) -> Iterator[Samples]:
-    # SoundFile.read trusts the header's number of samples, which is an estimate for some MP3 files.
     buffer = np.empty((_BLOCK_SAMPLES // sound.channels, sound.channels), np.float32)
     while True:
         try:

@@ -136,6 +136,14 @@ def mp3(seconds: float, bit_rate: int) -> bytes:
     return by_pyav(wave, 48_000, "mp3", "libmp3lame", options, bit_rate=bit_rate)
 
 
+@pytest.mark.parametrize(
+    ("format", "subtype"), [("MP3", "MPEG_LAYER_III"), ("OGG", "VORBIS"), ("OGG", "OPUS")]
+)
+def test_recordings_one_after_another_are_one(format: str, subtype: str) -> None:
+    data = sound(format, subtype) * 3
+    assert 3 * SECONDS <= len(decoded(data)) / RATE < 3 * SECONDS + 0.3
+
+
 @pytest.mark.parametrize("rates", [(32_000, 320_000), (320_000, 32_000)])
 def test_samples_are_counted_and_not_read_from_the_header(rates: tuple[int, int]) -> None:
     """The header's number is an estimate by the first bit rate."""
