@@ -29,27 +29,23 @@ def soundfile_blocks(file: BinaryIO, max_duration_s: float) -> Iterator[Block]:
         raise NotForSoundfile from error
     with sound:
         check_kind(sound.samplerate, sound.channels)
-        if sound.frames >= _NO_COUNT:
+        if not 0 < sound.frames < _NO_COUNT:
             raise NotForSoundfile
         if sound.frames > max_duration_s * sound.samplerate:
             raise AudioRejected.too_long(max_duration_s)
-        count = 0
         for block in _read(sound):
-            count += len(block)
             yield sound.samplerate, mix_down(block)
-        if not count:
-            raise NotForSoundfile
-        if count < sound.frames:
-            raise AudioRejected.truncated()
 
 
 def _read(sound: soundfile.SoundFile) -> Iterator[Samples]:
     buffer = np.empty((_BLOCK_SAMPLES // sound.channels, sound.channels), np.float32)
-    while True:
+    left = sound.frames  # none more: after them there may be tags, which libFLAC takes for errors
+    while left:
         try:
-            count = sound.buffer_read_into(buffer, "float32")
+            count = sound.buffer_read_into(buffer[:left], "float32")
         except soundfile.LibsndfileError as error:
             raise AudioRejected.broken() from error
         if not count:
-            return
+            raise AudioRejected.truncated()
         yield buffer[:count]
+        left -= count

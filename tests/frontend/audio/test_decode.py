@@ -5,6 +5,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import av
 import numpy as np
@@ -53,6 +54,11 @@ def container(format: str, codec: str, rate: int = 48_000, **options: str) -> by
     return by_pyav(tone(SECONDS, rate), rate, format, codec, options)
 
 
+def without_count(flac: bytes) -> bytes:
+    """Return the file of an encoder that could not go back to its header."""
+    return flac[:21] + bytes([flac[21] & 0xF0]) + bytes(4) + flac[26:]
+
+
 # The file, and the seconds that an encoder may add to the recording's length.
 KINDS: dict[str, tuple[Callable[[], bytes], float]] = {
     "wav, 8 bits": (lambda: sound("WAV", "PCM_U8"), 0),
@@ -64,6 +70,7 @@ KINDS: dict[str, tuple[Callable[[], bytes], float]] = {
     "wav, mu-law": (lambda: sound("WAV", "ULAW", 8_000), 0),
     "aiff": (lambda: sound("AIFF", "PCM_16", 22_050), 0),
     "flac": (lambda: sound("FLAC", "PCM_16", 44_100, 2), 0),
+    "flac, live": (lambda: without_count(sound("FLAC", "PCM_16")), 0),
     "flac, 6 channels": (lambda: sound("FLAC", "PCM_24", 48_000, 6), 0),
     "mp3, Xing": (lambda: container("mp3", "libmp3lame"), 0),
     "mp3, no Xing": (lambda: container("mp3", "libmp3lame", write_xing="0"), 0.06),
@@ -168,7 +175,7 @@ def test_opus_is_the_same_by_both_decoders() -> None:
 
 
 # Streams may end anywhere: their ends are not known to be missing.
-ENDLESS = ("mp3", "ogg", "adts", "webm, live")
+ENDLESS = ("flac, live", "mp3", "ogg", "adts", "webm, live")
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.startswith(ENDLESS)])
@@ -218,7 +225,6 @@ BAD = {
     "rate of 1 Hz": (wav(len(SAMPLES), SAMPLES, rate=1), "rate"),
     "no channel": (wav(len(SAMPLES), SAMPLES, channels=0), "broken"),
     "playlist": (b"#EXTM3U\n#EXTINF:10,\nother.wav\n#EXT-X-ENDLIST\n", "not audio"),
-    "list of files": (b"ffconcat version 1.0\nfile 'other.wav'\n", "not audio"),
     "session": (b"v=0\no=- 0 0 IN IP4 127.0.0.1\nm=audio 5004 RTP/AVP 0\n", "not audio"),
     "manifest": (b'<?xml version="1.0"?><MPD type="static"></MPD>', "not audio"),
 }
@@ -228,6 +234,26 @@ BAD = {
 def test_what_is_no_recording_is_refused(kind: str) -> None:
     data, expected = BAD[kind]
     assert expected in reason(data)
+
+
+def test_no_other_files_are_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyAV itself opens the files that a list names, even if the list has been read from memory."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secret.wav").write_bytes(KINDS["wav, 16 bits"][0]())
+    data = b"ffconcat version 1.0\nfile secret.wav\n"
+    with av.open(io.BytesIO(data), "r") as container:
+        assert sum(frame.samples for frame in container.decode(audio=0)) == SECONDS * RATE
+    assert "not audio" in reason(data)
+
+
+@pytest.mark.parametrize("kind", ["wav, 16 bits", "mp3, Xing", "ogg, opus", "flac", "m4a", "webm"])
+def test_files_that_are_something_else_too(kind: str) -> None:
+    """A page or an archive after the audio is not looked at, before it is not audio."""
+    data = KINDS[kind][0]()
+    other = b"<html><script>alert(1)</script></html>" + b"PK\x05\x06" + bytes(18)
+    assert abs(len(decoded(data + other)) / len(decoded(data)) - 1) < 0.02
+    if kind != "mp3, Xing":  # a stream, which may be joined anywhere
+        assert "not audio" in reason(other + data)
 
 
 def video(with_sound: bool) -> bytes:
