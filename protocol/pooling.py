@@ -6,8 +6,11 @@ from typing import Final, Literal
 # label. token_classify: that for each token. score: one number for a pair of texts.
 PoolingTask = Literal["embed", "token_embed", "classify", "token_classify", "score"]
 # What a model is for.
-Task = Literal["generate", "embed", "token_embed", "classify", "token_classify", "score"]
+Task = Literal[
+    "generate", "transcription", "embed", "token_embed", "classify", "token_classify", "score"
+]
 GENERATE: Final = "generate"
+TRANSCRIPTION: Final = "transcription"
 
 NumberFormat = Literal["float32", "float16", "bfloat16", "fp8_e4m3", "fp8_e5m2"]
 NUMBER_BYTES: Final[dict[str, int]] = {

@@ -37,6 +37,9 @@ class Admission(Message):
     prompt_logprobs: for the prompt's tokens from the second on, if they were asked for.
     engine: the number of the worker's replica slot, for metrics; "" if it is unknown.
     written_tokens: prompt tokens computed and kept in the prefix cache, for later prompts.
+    no_speech_prob: of the token that an AudioInput names; None: it names none.
+    token_starts: when the tokens that an Alignment asks for begin, in seconds from the start of the
+        window, and when the last of them ends.
     """
 
     cached_tokens: int
@@ -45,6 +48,8 @@ class Admission(Message):
     prompt_logprobs: tuple[Logprobs, ...] | None = None
     engine: str = ""
     written_tokens: int = 0
+    no_speech_prob: float | None = None
+    token_starts: tuple[float, ...] = ()
 
 
 class Pooled(Message):

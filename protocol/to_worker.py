@@ -7,6 +7,7 @@ from headrace.protocol.codec import Codec, Message
 from headrace.protocol.grammar import Grammar
 from headrace.protocol.pooling import NumberFormat, PoolingTask
 from headrace.protocol.sampling import SamplingParams
+from headrace.protocol.speech import AudioInput
 
 # The priority of batches' lines: after all that a client can ask for (frontend/schemas/).
 BATCH_PRIORITY: Final = 2**31
@@ -26,6 +27,7 @@ class Generate(Message, tag=1):
     is_replay: whether another worker has had it: it is not rejected when the queue is full.
     grammar: what the output must match; None: unconstrained.
     user: whose the request is among those of its tenant, for fairness within it.
+    audio: what a model that transcribes listens to, and only such a model; None: nothing.
     """
 
     request_id: str
@@ -39,6 +41,7 @@ class Generate(Message, tag=1):
     is_replay: bool = False
     grammar: Grammar | None = None
     user: str = ""
+    audio: AudioInput | None = None
 
 
 class Encode(Message, tag=3):

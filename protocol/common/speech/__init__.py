@@ -1,0 +1,1 @@
+"""What models that transcribe say of themselves in their files."""
