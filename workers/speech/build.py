@@ -73,11 +73,22 @@ def build_speech_runner(
         phases.end_imports()
         return _fake_runner(model_path, config)
     defer_torch_modules()
+    from headrace.workers.native.library import choose_kernels
+    from headrace.workers.program_cache.cached_programs import ProgramCache
+    from headrace.workers.speech.load_cached import load_cached_speech
+
     phases.end_imports()
+    choose_kernels(config.cpu_kernels)
+    cache = ProgramCache(cache_folder, model_path, config, log)
+    cached = load_cached_speech(
+        cache, model_path, config, workers_on_host, log, phases, shared_file
+    )
+    if cached is not None:
+        return cached
     with phases.phase("imports"):
         from headrace.workers.speech.load_speech import load_speech_runner
 
-    return load_speech_runner(model_path, config, workers_on_host, log, phases, shared_file)
+    return load_speech_runner(model_path, config, workers_on_host, log, phases, shared_file, cache)
 
 
 def _fake_runner(model_path: Path, config: EngineConfig) -> FakeSpeechRunner:

@@ -1,4 +1,4 @@
-"""Transcribe without a model: tokens are a pure function of the window's digest and of their places.
+"""Transcribe without a model: tokens are a function of the window's digest and of their places.
 
 For tests, and for measuring all but the model. A transcript has a few words, between timestamps
 where the request wants them, and ends with the request's first end token. Where only some tokens

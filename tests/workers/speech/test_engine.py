@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from headrace.protocol.config import CpuKernels, Dtype, EngineConfig
+from headrace.protocol.speech import Alignment
 from headrace.protocol.to_frontend import Output
 from headrace.workers.engine.engine import Engine
 from headrace.workers.errors import RejectedByEngine
 from headrace.workers.native.library import usable_kernels
-from headrace.workers.speech.build import build_speech_runner
+from headrace.workers.speech.build import build_speech_engine, build_speech_runner
 from headrace.workers.speech.runner import SpeechRunner
 from tests.workers.speech.windows import (
     START,
@@ -165,3 +166,25 @@ def test_text_engines_take_no_audio(whisper_folder: Path) -> None:
     engine = assemble_engine(runner, max_num_seqs=4, max_num_batched_tokens=64)
     with pytest.raises(RejectedByEngine, match="audio"):
         engine.add(request("x", window(1)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_program_from_the_cache_writes_the_same(
+    whisper_folder: Path, tmp_path: Path, dtype: Dtype
+) -> None:
+    lines: list[str] = []
+    config = EngineConfig(dtype=dtype, max_num_seqs=8)
+
+    def load() -> Engine:
+        return build_speech_engine(whisper_folder, config, 1, lines.append, cache_folder=tmp_path)
+
+    audio = window(6, alignment=Alignment(1, 30))
+    requests = [request("x", window(6), logprobs=0), request("y", audio, max_tokens=1)]
+    made, cached = (run_all(load(), requests) for _ in range(2))
+    assert sum("program from the cache" in line for line in lines) == 1
+    for name in ("x", "y"):
+        assert tokens(made[name]) == tokens(cached[name])
+    first, second = (found["y"][0].admission for found in (made, cached))
+    assert first is not None
+    assert second is not None
+    assert first.token_starts == second.token_starts
