@@ -1,0 +1,23 @@
+"""Mix channels down to one."""
+
+import numpy as np
+import numpy.typing as npt
+
+Samples = npt.NDArray[np.float32]
+Block = tuple[int, Samples]  # the sample rate, and mono samples
+
+MAX_CHANNELS = 64
+# Far beyond any real sample: powers of such samples are still finite in float32.
+_MAX_SAMPLE = 1e6
+
+
+def mix_down(samples: npt.NDArray[np.floating]) -> Samples:
+    """Return the mean over the channels of [samples, channels].
+
+    Values that are no finite numbers, which floating-point files may hold, become silence.
+    """
+    with np.errstate(all="ignore"):
+        mono = samples[:, 0].copy() if samples.shape[1] == 1 else samples.mean(axis=1)
+        mono = mono.astype(np.float32, copy=False)
+    np.nan_to_num(mono, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+    return np.clip(mono, -_MAX_SAMPLE, _MAX_SAMPLE, out=mono)

@@ -1,0 +1,119 @@
+"""Decode by PyAV (FFmpeg): what soundfile does not read."""
+
+import io
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import av
+import numpy as np
+import numpy.typing as npt
+
+from headrace.frontend.audio.messages import AudioRejected
+from headrace.frontend.audio.mono import MAX_CHANNELS, Block, mix_down
+
+# No format that refers to other files (playlists and lists of segments among them), no devices.
+_FORMATS = (
+    "aac,ac3,aiff,amr,amrnb,amrwb,asf,au,avi,caf,eac3,flac,flv,mov,mp3,matroska,mpeg,mpegts,ogg,"
+    "wav,w64"
+)
+# No decoder of pictures: those of an audio file's cover, or of a video, are never looked at.
+_DECODERS = frozenset(
+    """aac aac_latm ac3 adpcm_ima_qt adpcm_ima_wav adpcm_ms adpcm_swf alac amrnb amrwb eac3 flac
+    gsm gsm_ms mp1 mp1float mp2 mp2float mp3 mp3float nellymoser opus libopus pcm_alaw pcm_bluray
+    pcm_dvd pcm_f32be pcm_f32le pcm_f64be pcm_f64le pcm_mulaw pcm_s16be pcm_s16le pcm_s24be
+    pcm_s24le pcm_s32be pcm_s32le pcm_s8 pcm_u8 speex libspeex vorbis libvorbis wmapro wmav1 wmav2
+    wmavoice""".split()
+)
+_OPTIONS = {
+    "format_whitelist": _FORMATS,
+    "codec_whitelist": ",".join(sorted(_DECODERS)),
+    "protocol_whitelist": "none",
+}
+_FULL_SCALE = {"u1": 128.0, "i2": 32768.0, "i4": 2147483648.0, "i8": 9223372036854775808.0}
+_MIN_GOOD = 0.5  # of the packets; with fewer, the file is noise that looks like a format
+
+
+def pyav_blocks(file: BinaryIO) -> Iterator[Block]:
+    """Yield the samples of a file's first audio stream. Raises AudioRejected if it has none."""
+    file.seek(0)
+    reader: Any = _Reader(file)
+    try:
+        container = av.open(reader, container_options=_OPTIONS, io_open=_refuse_to_open)
+    except (av.FFmpegError, ValueError) as error:
+        raise AudioRejected.not_audio() from error
+    with container:
+        if not container.streams.audio:
+            raise AudioRejected("the file has no audio stream")
+        stream = container.streams.audio[0]
+        context = stream.codec_context
+        if context is None or context.codec.name not in _DECODERS:
+            raise AudioRejected("the file's audio is of a format that is not supported")
+        context.thread_count = 1
+        yield from _decode(container, stream)
+
+
+def _decode(container: Any, stream: Any) -> Iterator[Block]:
+    good = bad = 0
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except av.FFmpegError:  # a stream's end that is missing
+            packet = None
+        if packet is None:
+            break
+        try:
+            frames = packet.decode()
+        except (av.FFmpegError, ValueError):
+            bad += 1
+            continue
+        good += 1
+        for frame in frames:
+            if frame.samples:
+                yield frame.sample_rate, mix_down(_samples(frame))
+    if bad and good <= _MIN_GOOD * (good + bad):
+        raise AudioRejected("the file is broken")
+
+
+def _samples(frame: av.AudioFrame) -> npt.NDArray[np.floating]:
+    """Return a frame's samples as floats, [samples, channels]."""
+    channels = frame.layout.nb_channels
+    if not 0 < channels <= MAX_CHANNELS:
+        raise AudioRejected(f"the file has more than {MAX_CHANNELS} channels")
+    values: npt.NDArray[Any] = frame.to_ndarray()
+    rows: npt.NDArray[Any] = values.T if frame.format.is_planar else values.reshape(-1, channels)
+    if rows.dtype.kind == "f":
+        return rows
+    floats: npt.NDArray[np.floating] = rows.astype(
+        np.float32 if rows.dtype.itemsize <= 2 else np.float64
+    )
+    if rows.dtype.kind == "u":
+        floats -= 128
+    floats /= _FULL_SCALE[rows.dtype.str[1:]]
+    return floats
+
+
+class _Reader(io.RawIOBase):
+    """A file without a name: FFmpeg would guess the format from it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def read(self, size: int = -1) -> bytes:
+        return self._file.read(size)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+
+def _refuse_to_open(url: str, flags: int, options: dict[str, str]) -> Any:
+    raise PermissionError("a file may not name other files")
