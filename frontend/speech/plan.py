@@ -1,7 +1,7 @@
 """Decide how a request's recording is transcribed: before any of it is decoded."""
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 from headrace.frontend.context import ServedModel
 from headrace.frontend.errors import BadRequest, shortened
@@ -13,6 +13,8 @@ from headrace.protocol.common.speech.languages import LANGUAGES, UNSPACED, langu
 from headrace.protocol.common.speech.speech_info import SpeechInfo, WhisperTokens
 from headrace.protocol.config import ServingOptions
 from headrace.protocol.sampling import SamplingParams
+
+Value = TypeVar("Value")
 
 ENGLISH: Final = "en"
 # Temperatures after 0, each for a text that fails the guards at the one before (Radford et al.).
@@ -170,7 +172,7 @@ def _guards(form: SpeechForm, serving: ServingOptions) -> Guards:
     )
 
 
-def _chosen[Value](asked: Value | None, default: Value) -> Value:
+def _chosen(asked: Value | None, default: Value) -> Value:
     return default if asked is None else asked
 
 

@@ -20,7 +20,8 @@ class AudioOptions(Frozen):
         120.0, description="seconds for a recording to be decoded and cut into windows"
     )
     audio_decoders: Positive = Field(
-        2, description="processes in which each frontend decodes recordings, once there are any"
+        16,
+        description="recordings that each frontend decodes at once, each in a process; more wait",
     )
     max_audio_windows: Positive = Field(
         32, description="windows of a recording that are transcribed at once"
