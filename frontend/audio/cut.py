@@ -17,8 +17,10 @@ _LONG_SILENCE_S = 2.0  # at the start of a window, is left out of it
 _MARGIN_S = 0.5  # of silence that stays before sound
 _SEARCHED = 1 / 3  # of a window, at its end
 _PAUSE_S = 0.3
+_LOUD_PERCENTILE = 95  # of a window's frames: speech, and not its pauses
+_PAUSE_DB = 40.0  # below which pauses are all alike
 _LATENESS_DB_PER_S = 0.5  # what a cut that is a second earlier must be quieter by
-_FLOOR = 1e-8  # quieter pauses are all alike
+_MIN_POWER = 1e-10
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,11 @@ class Cutter:
 
 def _quietest(powers: npt.NDArray[np.float32]) -> int:
     """Return the frame before which to cut: amid the quietest pause near the end."""
-    width = round(_PAUSE_S * _FRAMES_PER_S)
-    first = round(len(powers) * (1 - _SEARCHED))
-    levels = 10 * np.log10(powers[first:] + _FLOOR)
-    sums = np.cumsum(np.concatenate(([0.0], levels)))
-    means = (sums[width:] - sums[:-width]) / width
+    levels = 10 * np.log10(powers + _MIN_POWER)
+    quiet = np.percentile(levels, _LOUD_PERCENTILE) - _PAUSE_DB
+    first = round(len(levels) * (1 - _SEARCHED))
+    half = round(_PAUSE_S * _FRAMES_PER_S / 2)
+    weights = np.bartlett(2 * half + 1)  # the middle of the pause counts most
+    means = np.convolve(np.maximum(levels[first:], quiet), weights / weights.sum(), mode="valid")
     lateness = np.arange(len(means)) * (_LATENESS_DB_PER_S / _FRAMES_PER_S)
-    return first + int(np.argmin(means - lateness)) + width // 2
+    return first + half + int(np.argmin(means - lateness))

@@ -6,13 +6,11 @@ from typing import BinaryIO
 import numpy as np
 import soxr
 
-from headrace.frontend.audio.containers import is_for_soundfile, is_truncated
+from headrace.frontend.audio.containers import is_for_soundfile, is_known, is_truncated
 from headrace.frontend.audio.messages import AudioRejected
 from headrace.frontend.audio.mono import Block, Samples
-from headrace.frontend.audio.pyav_blocks import pyav_blocks
+from headrace.frontend.audio.pyav_blocks import NotAudio, pyav_blocks
 from headrace.frontend.audio.soundfile_blocks import NotForSoundfile, soundfile_blocks
-
-_RATES = range(1_000, 1_000_001)  # Hz
 
 
 def decode(file: BinaryIO, sample_rate: int, max_duration_s: float) -> Iterator[Samples]:
@@ -27,16 +25,19 @@ def _blocks(file: BinaryIO, max_duration_s: float) -> Iterator[Block]:
         try:
             yield from soundfile_blocks(file, max_duration_s)
             return
-        except NotForSoundfile:
+        except NotForSoundfile:  # a WAV file whose size was never filled in, say
             pass
-    yield from pyav_blocks(file)
+    try:
+        yield from pyav_blocks(file)
+    except NotAudio:
+        if is_known(file):
+            raise AudioRejected.broken() from None
+        raise
 
 
 def _limited(blocks: Iterator[Block], max_duration_s: float) -> Iterator[Block]:
     duration_s = 0.0
     for rate, samples in blocks:
-        if rate not in _RATES:
-            raise AudioRejected(f"its sample rate of {rate} Hz is not supported")
         duration_s += len(samples) / rate
         if duration_s > max_duration_s:
             raise AudioRejected.too_long(max_duration_s)

@@ -26,10 +26,13 @@ _Floats = npt.NDArray[np.float64]
 
 
 def log_mel(samples: Samples, format: AudioFormat) -> Samples:
-    """Return the features of one window, [mel bins, frames], as if it had silence at its end."""
+    """Return the features of one window, [mel bins, frames], as if it had silence at its end.
+
+    Raises ValueError if the samples are no window, which transformers' extractor would take.
+    """
     total = format.window_s * format.sample_rate
-    if len(samples) > total:
-        raise ValueError(f"{len(samples)} samples are more than a window of {total}")
+    if samples.ndim != 1 or samples.dtype != np.float32 or not 0 < len(samples) <= total:
+        raise ValueError(f"no window: {samples.dtype} of shape {samples.shape}")
     frames = total // format.hop
     padded = _pad(samples, total, format.n_fft // 2)
     # Frames after these have nothing but silence.

@@ -13,8 +13,8 @@ class AudioRejected(Exception):
         self.reason = reason
 
     @classmethod
-    def not_audio(cls) -> Self:
-        return cls("the file is not audio, or of a format that is not supported")
+    def broken(cls) -> Self:
+        return cls("the file is broken or truncated")
 
     @classmethod
     def truncated(cls) -> Self:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headrace.frontend.audio.messages import AudioRejected
-from headrace.frontend.audio.mono import MAX_CHANNELS, Block, mix_down
+from headrace.frontend.audio.mono import Block, check_kind, mix_down
 
 # No format that refers to other files (playlists and lists of segments among them), no devices.
 _FORMATS = (
@@ -33,6 +33,10 @@ _FULL_SCALE = {"u1": 128.0, "i2": 32768.0, "i4": 2147483648.0, "i8": 92233720368
 _MIN_GOOD = 0.5  # of the packets; with fewer, the file is noise that looks like a format
 
 
+class NotAudio(AudioRejected):
+    """FFmpeg does not recognize the file."""
+
+
 def pyav_blocks(file: BinaryIO) -> Iterator[Block]:
     """Yield the samples of a file's first audio stream. Raises AudioRejected if it has none."""
     file.seek(0)
@@ -40,7 +44,7 @@ def pyav_blocks(file: BinaryIO) -> Iterator[Block]:
     try:
         container = av.open(reader, container_options=_OPTIONS, io_open=_refuse_to_open)
     except (av.FFmpegError, ValueError) as error:
-        raise AudioRejected.not_audio() from error
+        raise NotAudio("the file is not audio, or of a format that is not supported") from error
     with container:
         if not container.streams.audio:
             raise AudioRejected("the file has no audio stream")
@@ -70,16 +74,15 @@ def _decode(container: Any, stream: Any) -> Iterator[Block]:
         good += 1
         for frame in frames:
             if frame.samples:
+                check_kind(frame.sample_rate, frame.layout.nb_channels)
                 yield frame.sample_rate, mix_down(_samples(frame))
     if bad and good <= _MIN_GOOD * (good + bad):
-        raise AudioRejected("the file is broken")
+        raise AudioRejected.broken()
 
 
 def _samples(frame: av.AudioFrame) -> npt.NDArray[np.floating]:
     """Return a frame's samples as floats, [samples, channels]."""
     channels = frame.layout.nb_channels
-    if not 0 < channels <= MAX_CHANNELS:
-        raise AudioRejected(f"the file has more than {MAX_CHANNELS} channels")
     values: npt.NDArray[Any] = frame.to_ndarray()
     rows: npt.NDArray[Any] = values.T if frame.format.is_planar else values.reshape(-1, channels)
     if rows.dtype.kind == "f":

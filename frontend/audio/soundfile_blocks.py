@@ -7,11 +7,10 @@ import numpy as np
 import soundfile
 
 from headrace.frontend.audio.messages import AudioRejected
-from headrace.frontend.audio.mono import MAX_CHANNELS, Block, Samples, mix_down
+from headrace.frontend.audio.mono import Block, Samples, check_kind, mix_down
 
+_NO_COUNT = 1 << 48  # frames; the header does not say how many
 _BLOCK_SAMPLES = 1 << 16  # of all channels together
-# Formats whose header says how many samples there are; those of the others are estimates.
-_EXACT = frozenset(("WAV", "WAVEX", "RF64", "W64", "AIFF", "FLAC", "CAF", "AU"))
 
 
 class NotForSoundfile(Exception):
@@ -29,29 +28,24 @@ def soundfile_blocks(file: BinaryIO, max_duration_s: float) -> Iterator[Block]:
     except (soundfile.LibsndfileError, ValueError) as error:
         raise NotForSoundfile from error
     with sound:
-        if not 0 < sound.channels <= MAX_CHANNELS:
-            raise AudioRejected(f"the file has more than {MAX_CHANNELS} channels")
-        is_exact = sound.format in _EXACT and 0 < sound.frames < 1 << 48
-        if is_exact and sound.frames > max_duration_s * sound.samplerate:
-            raise AudioRejected.too_long(max_duration_s)
-        count = 0
-        for block in _read(sound):
-            count += len(block)
-            yield sound.samplerate, mix_down(block)
-        if not count:
+        check_kind(sound.samplerate, sound.channels)
+        if not 0 < sound.frames < _NO_COUNT:
             raise NotForSoundfile
-        if is_exact and count < sound.frames:
-            raise AudioRejected.truncated()
+        if sound.frames > max_duration_s * sound.samplerate:
+            raise AudioRejected.too_long(max_duration_s)
+        for block in _read(sound):
+            yield sound.samplerate, mix_down(block)
 
 
 def _read(sound: soundfile.SoundFile) -> Iterator[Samples]:
-    # SoundFile.read trusts the header's number of samples, which is an estimate for some MP3 files.
     buffer = np.empty((_BLOCK_SAMPLES // sound.channels, sound.channels), np.float32)
-    while True:
+    left = sound.frames  # none more: after them there may be tags, which libFLAC takes for errors
+    while left:
         try:
-            count = sound.buffer_read_into(buffer, "float32")
+            count = sound.buffer_read_into(buffer[:left], "float32")
         except soundfile.LibsndfileError as error:
-            raise AudioRejected("the file is broken or truncated") from error
+            raise AudioRejected.broken() from error
         if not count:
-            return
+            raise AudioRejected.truncated()
         yield buffer[:count]
+        left -= count
