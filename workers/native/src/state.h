@@ -92,11 +92,14 @@ class State {
         }
     }
 
-    const Span* spans() const { return (const Span*)step_->spans; }
+    // What an attention instruction's rows attend to, or write.
+    const Span* spans(int32_t cache) const {
+        return (const Span*)(cache == kSource ? step_->sources : step_->spans);
+    }
 
-    const Span& span_of(int64_t row) const {
+    const Span& span_of(int32_t cache, int64_t row) const {
         const Span* after = std::upper_bound(
-            spans(), spans() + step_->num_spans, row,
+            spans(cache), spans(cache) + step_->num_spans, row,
             [](int64_t target, const Span& span) { return target < span.first_row; });
         return after[-1];
     }
@@ -107,7 +110,7 @@ class State {
 
     static AttentionSizes sizes_of(const Instruction& i) {
         return {i.sizes[0], i.sizes[1],   i.sizes[2],  i.sizes[3],
-                i.sizes[4], i.numbers[0], i.numbers[1]};
+                i.sizes[4], i.numbers[0], i.numbers[1], i.sizes[8]};
     }
 
     // Calls a function with an object of the cache's type.
