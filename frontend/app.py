@@ -124,7 +124,7 @@ def _bare_app(config: PoolConfig) -> Quart:
     """Return an application without routes."""
     app = Quart("headrace", static_folder=None)
     patience = Patience(config.body_timeout_s, config.min_body_rate)
-    recording_bytes = audio.max_file_bytes(config)
+    recording_bytes = audio.max_form_bytes(config)
     sizes = {
         FILES: config.file_max_bytes,
         audio.TRANSCRIPTIONS: recording_bytes,

@@ -162,11 +162,14 @@ async def receive_upload(
 
 @contextlib.asynccontextmanager
 async def receive_form(
-    new_file: Callable[[], FileIO], max_file_bytes: int, max_parts: int = MAX_PARTS
+    new_file: Callable[[], FileIO],
+    max_file_bytes: int,
+    max_parts: int = MAX_PARTS,
+    max_field_bytes: int = MAX_FIELD_BYTES,
 ) -> AsyncIterator[ReceivedForm]:
     """Receive the form of the current request, with its file; that is closed at the end.
 
-    new_file: makes the file, unbuffered.
+    new_file: makes the file, unbuffered. max_field_bytes: of all fields together.
     Raises ApiError if there is not exactly one file, called `file`, or if it is too large.
     """
     if request.mimetype != "multipart/form-data":
@@ -181,7 +184,7 @@ async def receive_form(
 
     parser = FormDataParser(
         max_content_length=MAX_PARSER_BYTES,
-        max_form_memory_size=MAX_FIELD_BYTES,
+        max_form_memory_size=max_field_bytes,
         max_form_parts=max_parts,
         stream_factory=open_file,
     )

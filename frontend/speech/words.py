@@ -1,7 +1,6 @@
 """Join tokens to words, and give these the times at which they are spoken."""
 
 import statistics
-import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -68,11 +67,10 @@ def _whole_characters(token_ids: Sequence[int], decode: Decode) -> list[_Part]:
 
 
 def _joined_by_spaces(parts: Sequence[_Part]) -> list[_Part]:
-    """Return the parts, joined to those before them unless a space or a mark begins them."""
+    """Return the parts, joined to those before them unless a space begins them."""
     words: list[_Part] = []
     for part in parts:
-        is_mark = part.text.strip() in string.punctuation and part.text.strip() != ""
-        if not words or part.text.startswith(" ") or is_mark:
+        if not words or part.text.startswith(" "):
             words.append(part)
         else:
             words[-1] = _join(words[-1], part)

@@ -3,6 +3,7 @@
 import contextlib
 import secrets
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -36,6 +37,7 @@ from headrace.protocol.pooling import TRANSCRIPTION
 TRANSCRIPTIONS: Final = "/v1/audio/transcriptions"
 TRANSLATIONS: Final = "/v1/audio/translations"
 MAX_PARTS = 64
+MAX_FIELD_BYTES = 192 * 1024  # of prompt and hotwords, and of all others
 _FOLDER = "audio"  # of the run directory
 
 Form = TypeVar("Form", bound=SpeechForm)
@@ -70,6 +72,11 @@ def max_file_bytes(config: PoolConfig) -> int:
     return int(config.max_audio_clip_filesize_mb * 2**20)
 
 
+def max_form_bytes(config: PoolConfig) -> int:
+    """Return the size of the largest form."""
+    return max_file_bytes(config) + MAX_FIELD_BYTES
+
+
 async def _answer(context: Context, form_class: type[SpeechForm]) -> Response:
     """Receive a recording and transcribe it; it is removed with the end of the request."""
     try:
@@ -94,7 +101,8 @@ async def _received(context: Context) -> AsyncIterator[tuple[ReceivedForm, Path]
     path = folder / secrets.token_hex(16)
     request_scope.current().cleanups.append(lambda: path.unlink(missing_ok=True))
     limit = max_file_bytes(context.config)
-    async with receive_form(lambda: path.open("xb+", buffering=0), limit, MAX_PARTS) as form:
+    opened = partial(path.open, "xb+", buffering=0)
+    async with receive_form(opened, limit, MAX_PARTS, MAX_FIELD_BYTES) as form:
         if not path.stat().st_size:
             raise BadRequest("file: is empty.", "file")
         yield form, path

@@ -37,7 +37,7 @@ async def test_repetition_is_tried_again(make_client: MakeClient, pool: FakePool
     digests = {request.audio.digest for request in pool.requests if request.audio}
     assert len(digests) == 1
     assert len({request.sampling.seed for request in pool.requests}) == 3
-    text = (await (await client.get("/metrics")).get_data()).decode()
+    text = await (await client.get("/metrics")).get_data(as_text=True)
     assert 'headrace:audio_window_fallbacks_total{model_name="smol"} 2.0' in text
 
 

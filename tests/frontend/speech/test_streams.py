@@ -19,7 +19,7 @@ async def lines_of(client: Client, path: str = PATH, **fields: Any) -> list[str]
     response = await client.post(path, **form(stream="true", **fields))
     assert response.status_code == 200, await response.get_data()
     assert response.content_type.startswith("text/event-stream")
-    text = (await response.get_data()).decode()
+    text = await response.get_data(as_text=True)
     return [line.removeprefix("data: ") for line in text.split("\n\n") if line]
 
 
