@@ -6,6 +6,7 @@ from typing import BinaryIO
 
 # Sizes that writers of streams leave in the header, because they do not know the length.
 _NO_SIZE = 0x7FF00000
+_MISCOUNTED = 64  # bytes by which writers are wrong that count the header, too
 _MAX_PARTS = 4096  # chunks, or boxes
 _MP4_BOXES = frozenset(
     b"ftyp moov mdat free skip wide moof mfra sidx styp uuid meta pdin udta".split()
@@ -63,7 +64,7 @@ def _is_chunk_truncated(file: BinaryIO, size: int, number: str) -> bool:
             return True  # it has no samples, not even none of them
         (length,) = struct.unpack(number, header[4:])
         if header[:4] in (b"data", b"SSND"):
-            return bool(length < _NO_SIZE and position + 8 + length > size)
+            return bool(length < _NO_SIZE and position + 8 + length > size + _MISCOUNTED)
         position += 8 + length + length % 2
     return False
 

@@ -80,7 +80,10 @@ def serve(connection: socket.socket) -> None:
                 source.close()
             source = os.fdopen(descriptor, "rb")
             current = decode_file(order, source)
-        send_answer(connection, _next(current))
+        answer = _next(current)
+        if source is not None and not isinstance(answer, AudioWindow):
+            source.close()  # an uploaded file's memory is free then
+        send_answer(connection, answer)
 
 
 def _silence_libraries() -> None:

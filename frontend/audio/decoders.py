@@ -9,8 +9,8 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -62,7 +62,7 @@ class AudioDecoders:
             and the request for the next, do not count.
         Raises AudioRejected.
         """
-        with await asyncio.to_thread(_open, data) as file:
+        with await asyncio.to_thread(_open, data) as file, _released(file):
             job = _Job(DecodeFile(format, max_duration_s), file.fileno(), timeout_s)
             async with self._turns:
                 for _ in range(_MAX_ATTEMPTS):
@@ -133,6 +133,16 @@ class AudioDecoders:
     def _discard(self, process: DecoderProcess) -> None:
         self._processes.discard(process)
         process.close()
+
+
+@contextmanager
+def _released(file: BinaryIO) -> Iterator[None]:
+    """Free an upload's memory at the end, though an idle process may have it open."""
+    try:
+        yield
+    finally:
+        if file.writable():
+            file.truncate(0)
 
 
 class _Job:

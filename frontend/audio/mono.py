@@ -28,7 +28,7 @@ def mix_down(samples: npt.NDArray[np.floating]) -> Samples:
     Values that are no finite numbers, which floating-point files may hold, become silence.
     """
     with np.errstate(all="ignore"):
-        mono = samples[:, 0].copy() if samples.shape[1] == 1 else samples.mean(axis=1)
-        mono = mono.astype(np.float32, copy=False)
+        weights = np.full(samples.shape[1], 1 / samples.shape[1], samples.dtype)
+        mono = (samples @ weights).astype(np.float32, copy=False)  # faster than mean()
     np.nan_to_num(mono, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
     return np.clip(mono, -_MAX_SAMPLE, _MAX_SAMPLE, out=mono)

@@ -30,7 +30,10 @@ _OPTIONS = {
     "protocol_whitelist": "none",
 }
 _FULL_SCALE = {"u1": 128.0, "i2": 32768.0, "i4": 2147483648.0, "i8": 9223372036854775808.0}
+_BLOCK_SAMPLES = 1 << 15  # of all channels together
 _MIN_GOOD = 0.5  # of the packets; with fewer, the file is noise that looks like a format
+
+_Rows = npt.NDArray[np.floating]  # [samples, channels]
 
 
 class NotAudio(AudioRejected):
@@ -53,10 +56,26 @@ def pyav_blocks(file: BinaryIO) -> Iterator[Block]:
         if context is None or context.codec.name not in _DECODERS:
             raise AudioRejected("the file's audio is of a format that is not supported")
         context.thread_count = 1
-        yield from _decode(container, stream)
+        yield from _gathered(_decode(container, stream))
 
 
-def _decode(container: Any, stream: Any) -> Iterator[Block]:
+def _gathered(frames: Iterator[tuple[int, _Rows]]) -> Iterator[Block]:
+    """Join short frames: what follows costs as much for one of them as for a hundred."""
+    rows: list[_Rows] = []
+    count = 0
+    kind = (0, 0)
+    for rate, samples in frames:
+        if rows and (kind != (rate, samples.shape[1]) or count >= _BLOCK_SAMPLES):
+            yield kind[0], mix_down(np.concatenate(rows))
+            rows, count = [], 0
+        kind = (rate, samples.shape[1])
+        rows.append(samples)
+        count += samples.size
+    if rows:
+        yield kind[0], mix_down(np.concatenate(rows))
+
+
+def _decode(container: Any, stream: Any) -> Iterator[tuple[int, _Rows]]:
     good = bad = 0
     packets = container.demux(stream)
     while True:
@@ -75,21 +94,19 @@ def _decode(container: Any, stream: Any) -> Iterator[Block]:
         for frame in frames:
             if frame.samples:
                 check_kind(frame.sample_rate, frame.layout.nb_channels)
-                yield frame.sample_rate, mix_down(_samples(frame))
+                yield frame.sample_rate, _samples(frame)
     if bad and good <= _MIN_GOOD * (good + bad):
         raise AudioRejected.broken()
 
 
-def _samples(frame: av.AudioFrame) -> npt.NDArray[np.floating]:
+def _samples(frame: av.AudioFrame) -> _Rows:
     """Return a frame's samples as floats, [samples, channels]."""
     channels = frame.layout.nb_channels
     values: npt.NDArray[Any] = frame.to_ndarray()
     rows: npt.NDArray[Any] = values.T if frame.format.is_planar else values.reshape(-1, channels)
     if rows.dtype.kind == "f":
         return rows
-    floats: npt.NDArray[np.floating] = rows.astype(
-        np.float32 if rows.dtype.itemsize <= 2 else np.float64
-    )
+    floats: _Rows = rows.astype(np.float32 if rows.dtype.itemsize <= 2 else np.float64)
     if rows.dtype.kind == "u":
         floats -= 128
     floats /= _FULL_SCALE[rows.dtype.str[1:]]

@@ -211,6 +211,10 @@ def test_wav_of_a_stream_whose_size_was_not_filled_in(size: int) -> None:
     assert abs(loudest_hz(samples) - TONE_HZ) <= 1
 
 
+def test_wav_of_a_writer_that_counted_its_header() -> None:
+    assert len(decoded(wav(len(SAMPLES) + 44, SAMPLES))) == RATE
+
+
 BAD = {
     "text": (b"This is no audio at all.\n" * 100, "not audio"),
     "a byte": (b"\0", "not audio"),

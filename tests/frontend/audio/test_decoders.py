@@ -223,3 +223,22 @@ async def test_files_that_bring_a_decoder_down() -> None:
     assert slow == "decoding the file takes more than 0.5 s"
     assert len(await parts(decoders, SHORT)) == 2
     await decoders.close()
+
+
+def held_bytes() -> int:
+    """Return the size of the uploads that decoder processes have open."""
+    files = [file for each in processes() for file in Path(f"/proc/{each.pid}/fd").iterdir()]
+    return sum(file.stat().st_size for file in files if "headrace-audio" in str(file.readlink()))
+
+
+async def test_uploads_leave_no_memory_behind(decoders: AudioDecoders) -> None:
+    """An idle process may still have the file, if nothing more of it was wanted."""
+    data = by_soundfile(talk([4.5] * 30))
+    for wanted in (1, 1000):
+        count = 0
+        async with aclosing(decoders.windows(data, FORMAT, 600, 30)) as windows:
+            async for _ in windows:
+                count += 1
+                if count == wanted:
+                    break
+        assert held_bytes() == 0
