@@ -68,7 +68,8 @@ async def serve(
     tokenizers = {group.name: ModelTokenizer.load(group.text_path) for group in config.groups}
     formats = resolve_formats(config, tokenizers)
     if slot_of(frontend_id) == 0:  # each frontend finds the same
-        log_found(config, formats)
+        writing = [name for name, text in tokenizers.items() if text.info.speech is None]
+        log_found(config, {name: formats[name] for name in writing})
     with contextlib.closing(CheckerPool(deadline_s=config.grammar_timeout_s)) as checkers:
         drain, metrics = Drain(), Metrics(config)
         abortable, use = Abortable(), AdapterUse()

@@ -3,7 +3,6 @@
 import contextlib
 import secrets
 from collections.abc import AsyncIterator
-from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -101,8 +100,10 @@ async def _received(context: Context) -> AsyncIterator[tuple[ReceivedForm, Path]
     path = folder / secrets.token_hex(16)
     request_scope.current().cleanups.append(lambda: path.unlink(missing_ok=True))
     limit = max_file_bytes(context.config)
-    opened = partial(path.open, "xb+", buffering=0)
-    async with receive_form(opened, limit, MAX_PARTS, MAX_FIELD_BYTES) as form:
+    received = receive_form(
+        lambda: path.open("xb+", buffering=0), limit, MAX_PARTS, MAX_FIELD_BYTES
+    )
+    async with received as form:
         if not path.stat().st_size:
             raise BadRequest("file: is empty.", "file")
         yield form, path

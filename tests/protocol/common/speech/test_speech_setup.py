@@ -124,7 +124,8 @@ def test_what_a_configuration_must_say(tmp_path: Path, missing: str) -> None:
 
 def test_the_text_folder_tells_it(tmp_path: Path) -> None:
     model, facts = tmp_path / "model", tmp_path / "facts"
-    model.mkdir(), facts.mkdir()
+    model.mkdir()
+    facts.mkdir()
     (model / "config.json").write_text(json.dumps(CONFIG))
     (facts / "tokenizer.json").write_text("{}")
     known = {
