@@ -65,10 +65,13 @@ class Recording:
                 while window.pieces:
                     if (piece := self._told(window, window.pieces.popleft())) is not None:
                         yield piece
-                if window.result is None or window.pieces:
+                while window.results:
+                    yield window.results.popleft()
+                if window.pieces:
+                    continue
+                if not window.is_finished:
                     break
                 self._windows.popleft()
-                yield window.result
             if self._end is not None and not self._windows:
                 self.has_ended = True
                 yield self._end

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from headrace.frontend.audio.messages import AudioWindow
 from headrace.frontend.speech.guards import compression_ratio
 from headrace.frontend.speech.plan import SpeechPlan
+from headrace.frontend.speech.rest_of_window import Part, rest_of
 from headrace.frontend.speech.results import TextPiece, WindowResult, Word, WrittenToken
 from headrace.frontend.speech.words import words_of
 from headrace.frontend.speech.worker_requests import WorkerRequests, Written
@@ -31,8 +32,9 @@ class _Attempt:
 class WindowTask:
     """The work on one window.
 
-    pieces: of text that may be told before the window is finished. result: once it is.
-    on_change: called when there is more of either. has_told: whether a piece has been read.
+    pieces: of text that may be told before the window is finished. results: of its parts.
+    is_finished: whether there will be no more of either. on_change: called when there are more.
+    has_told: whether a piece has been read.
     """
 
     def __init__(
@@ -46,33 +48,41 @@ class WindowTask:
         self._requests, self._plan, self._language = requests, plan, language
         self._window, self._on_change = window, on_change
         self.pieces: deque[TextPiece] = deque()
-        self.result: WindowResult | None = None
+        self.results: deque[WindowResult] = deque()
+        self.is_finished = False
         self.has_told = False
 
     async def run(self) -> None:
         """Transcribe the window."""
-        attempts: list[_Attempt] = []
         live = _LiveText(self) if self._plan.is_live else None
+        part: Part | None = Part(self._window)
+        while part is not None:
+            attempt = await self._attempt(part, live)
+            rest, tokens = rest_of(part, attempt.written.tokens, self._plan)
+            result = await self._result(part.window, attempt, tokens)
+            if live is not None:
+                live.finish(result)
+            elif result.text:
+                texts = [each for each in result.tokens if each.token_id < self.text_end]
+                self.pieces.append(TextPiece(result.text, tuple(texts)))
+            self.results.append(result)
+            part = rest if result.tokens else None
+        self.is_finished = True
+        self._on_change()
+
+    async def _attempt(self, part: Part, live: "_LiveText | None") -> _Attempt:
+        """Return the first text that passes the guards, else the best."""
+        attempts: list[_Attempt] = []
         for number, temperature in enumerate(self._plan.temperatures):
             on_output = None if live is None else live.add
-            written = await self._requests.write(
-                self._window, self._language, number, on_output=on_output
-            )
+            written = await self._requests.write(part, self._language, number, on_output=on_output)
             text = self.decode([each.token_id for each in written.tokens])
             attempts.append(_Attempt(written, text, compression_ratio(text), temperature))
             if not self._is_rejected(attempts[-1]):
-                break
+                return attempts[-1]
             if number < len(self._plan.temperatures) - 1:
                 self._requests.count_fallback()
-        best = attempts[-1] if not self._is_rejected(attempts[-1]) else self._best(attempts)
-        result = await self._result(best)
-        if live is not None:
-            live.finish(result)
-        elif result.text:
-            texts = [each for each in result.tokens if each.token_id < self.text_end]
-            self.pieces.append(TextPiece(result.text, tuple(texts)))
-        self.result = result
-        self._on_change()
+        return self._best(attempts)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of tokens, without times."""
@@ -105,27 +115,28 @@ class WindowTask:
         fit = [each for each in attempts if each.ratio <= limit] or attempts
         return max(fit, key=lambda each: each.written.avg_logprob)
 
-    async def _result(self, attempt: _Attempt) -> WindowResult:
-        written, window = attempt.written, self._window
-        is_silent = self._plan.guards.is_silence(attempt.no_speech_prob, written.avg_logprob)
-        tokens = () if is_silent else written.tokens
+    async def _result(
+        self, window: AudioWindow, attempt: _Attempt, tokens: tuple[WrittenToken, ...]
+    ) -> WindowResult:
+        written = attempt.written
+        if self._plan.guards.is_silence(attempt.no_speech_prob, written.avg_logprob):
+            tokens = ()
         return WindowResult(
             start_s=window.start_s,
             duration_s=window.duration_s,
             tokens=tokens,
-            text="" if is_silent else attempt.text,
+            text=attempt.text if tokens else "",
             temperature=attempt.temperature,
             avg_logprob=written.avg_logprob,
             compression_ratio=attempt.ratio,
             no_speech_prob=written.no_speech_prob,
-            words=await self._words(tokens),
+            words=await self._words(window, tokens),
         )
 
-    async def _words(self, tokens: Sequence[WrittenToken]) -> tuple[Word, ...]:
+    async def _words(self, window: AudioWindow, tokens: Sequence[WrittenToken]) -> tuple[Word, ...]:
         ids = [each.token_id for each in tokens if each.token_id < self.text_end]
         if not (self._plan.has_words and ids):
             return ()
-        window = self._window
         starts_s = await self._requests.align(window, self._language, ids)
         return words_of(
             ids, starts_s, self._language, self.decode, window.start_s, window.duration_s

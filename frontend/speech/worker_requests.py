@@ -14,14 +14,14 @@ from headrace.frontend.generation.sampling import choice_seed
 from headrace.frontend.pool.interface import PoolBusy
 from headrace.frontend.speech.guards import REPETITION
 from headrace.frontend.speech.plan import SpeechPlan
+from headrace.frontend.speech.rest_of_window import MAX_PARTS, Part
 from headrace.frontend.speech.results import UsedTokens, WrittenToken
 from headrace.protocol.sampling import SamplingParams
 from headrace.protocol.speech import Alignment, AudioInput, TimestampRule
 from headrace.protocol.to_frontend import Admission, Output
 from headrace.protocol.to_worker import Generate
 
-# Attempts at one window whose seeds differ.
-_SEEDS_PER_WINDOW = 8
+_MAX_ATTEMPTS = 8  # at one part of a window
 OnOutput = Callable[[Output], None]
 
 
@@ -94,18 +94,18 @@ class WorkerRequests:
 
     async def write(
         self,
-        window: AudioWindow,
+        part: Part,
         language: str,
         attempt: int,
         on_output: OnOutput | None = None,
     ) -> Written:
-        """Return a text for a window. attempt: which of the plan's temperatures it has."""
+        """Return a text for a part of a window, at one of the plan's temperatures."""
         plan = self._plan
         prompt = plan.prompt(language)
         room = plan.info.positions - len(prompt)
         sampling = replace(
             plan.sampling,
-            seed=choice_seed(plan.sampling.seed, window.index * _SEEDS_PER_WINDOW + attempt),
+            seed=choice_seed(plan.sampling.seed, _number_of(part, attempt)),
             max_tokens=min(room, plan.max_tokens or room),
             temperature=plan.temperatures[attempt],
             # The last attempt's text counts, whatever it is.
@@ -113,7 +113,7 @@ class WorkerRequests:
         )
         rule = TimestampRule(plan.tokens.first_timestamp, plan.info.max_initial_timestamp)
         audio = replace(
-            self._audio(window),
+            self._audio(part.window),
             suppressed_ids=plan.info.suppressed_ids,
             first_suppressed_ids=plan.info.first_suppressed_ids,
             timestamps=rule if plan.has_timestamps else None,
@@ -232,6 +232,11 @@ class WorkerRequests:
             self.used.prompt += len(message.prompt_token_ids)
             self.used.has_begun = True
         self.used.output += len(output.token_ids)
+
+
+def _number_of(part: Part, attempt: int) -> int:
+    """Return a number that only this attempt of a recording has."""
+    return (part.window.index * MAX_PARTS + part.number) * _MAX_ATTEMPTS + attempt
 
 
 def _written(outputs: Sequence[Output], end: int) -> Written:

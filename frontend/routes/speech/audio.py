@@ -8,9 +8,10 @@ from typing import Final, TypeVar
 
 from quart import Blueprint, Response
 from quart_schema import DataSource, document_request, document_response
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from headrace.frontend.context import Context
-from headrace.frontend.errors import BadRequest
+from headrace.frontend.errors import BadRequest, BodyTooLarge
 from headrace.frontend.files.upload import (
     ReceivedForm,
     check_length,
@@ -83,6 +84,9 @@ async def _answer(context: Context, form_class: type[SpeechForm]) -> Response:
         check_length()
         async with _received(context) as (received, path):
             form = validate(form_class, form_values(received.fields))
+    except RequestEntityTooLarge as error:  # by its declared length, or one of several files
+        most = max_file_bytes(context.config)
+        raise BodyTooLarge(f"file: more than {most} bytes.", "file") from error
     finally:
         discard_body()
     model = context.model(form.model, TRANSCRIPTION)

@@ -1,5 +1,6 @@
 """A small model that transcribes, recordings that are not decoded, and what workers write."""
 
+from array import array
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +25,12 @@ from tests.frontend.text.tokenizers_for_tests import byte_level
 CODES = ("en", "zh", "de")
 SPECIAL = ["endoftext", "startoftranscript", *CODES, "translate", "transcribe", "startofprev"]
 SPECIAL += ["nospeech", "notimestamps"]
+MEL_BINS, FRAMES = 80, 1024
+# Of some windows: each number is that of its window, and a part of its frame.
+FEATURES = [
+    array("f", [window + frame / FRAMES for frame in range(FRAMES)] * MEL_BINS).tobytes()
+    for window in range(6)
+]
 PATH = "/v1/audio/transcriptions"
 TRANSLATIONS = "/v1/audio/translations"
 
@@ -67,7 +74,7 @@ def speech_text(is_multilingual: bool = True) -> ModelTokenizer:
 
 @dataclass
 class FakeRecordings:
-    """Decodes every file to windows whose features say which they are.
+    """Decodes every file to windows whose features say which they are, and which frames.
 
     windows: their starts and lengths, in seconds. error: raised after them; None: none is.
     files: what was decoded.
@@ -81,7 +88,7 @@ class FakeRecordings:
 
     async def windows_of(self) -> AsyncGenerator[AudioWindow | AudioSummary, None]:
         for number, (start_s, duration_s) in enumerate(self.windows):
-            yield AudioWindow(number, start_s, duration_s, f"window {number}".encode())
+            yield AudioWindow(number, start_s, duration_s, FEATURES[number])
         if self.error is not None:
             raise AudioRejected(self.error)
         start_s, length_s = self.windows[-1] if self.windows else (0.0, 1.0)
@@ -168,5 +175,14 @@ class Workers:
 
 def window_of(request: Generate) -> int:
     """The number of the window that a request is about."""
+    return int(first_feature(request))
+
+
+def first_frame(request: Generate) -> int:
+    """The first frame of its window that a request is about."""
+    return round(first_feature(request) % 1 * FRAMES)
+
+
+def first_feature(request: Generate) -> float:
     assert request.audio is not None
-    return int(request.audio.features.split()[-1])
+    return array("f", request.audio.features)[0]

@@ -1,6 +1,7 @@
 """Segments, words and subtitles: their times in the recording, whatever windows it was cut into."""
 
 import re
+from array import array
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,15 @@ from headrace.frontend.speech.words import words_of
 from headrace.protocol.to_worker import Generate
 from tests.frontend.fake_pool import FakePool
 from tests.frontend.speech.conftest import MakeClient, form, multipart
-from tests.frontend.speech.models import PATH, FakeRecordings, Part, speech_text
+from tests.frontend.speech.models import (
+    FRAMES,
+    MEL_BINS,
+    PATH,
+    FakeRecordings,
+    Part,
+    first_frame,
+    speech_text,
+)
 from tests.frontend.speech.test_transcriptions import body_of
 
 VERBOSE = {"language": "en", "response_format": "verbose_json"}
@@ -70,7 +79,6 @@ async def test_segments_of_all_windows(
         ([1.0, " Paris.", 30.0], [(1.0, 8.0, " Paris.")]),  # beyond the window
         ([1.0, " Hello", 2.0, 2.0, " Paris."], [(1.0, 2.0, " Hello"), (2.0, 8.0, " Paris.")]),
         ([1.0, 2.0, 2.0, " Paris.", 3.0], [(2.0, 3.0, " Paris.")]),  # an empty one
-        ([1.0, " Hello", 2.0, 2.0], [(1.0, 2.0, " Hello")]),
         ([5.0, " Hello", 6.0, 1.0, " Paris.", 2.0], [(5.0, 6.0, " Hello"), (6.0, 6.0, " Paris.")]),
         ([9.5, " Paris.", 9.9], [(8.0, 8.0, " Paris.")]),
         ([], []),
@@ -81,6 +89,50 @@ async def test_odd_times(
 ) -> None:
     recordings.windows = [(0.0, 8.0)]
     assert times(await segments_of(make_client, written)) == expected
+
+
+async def test_what_is_left_of_a_window_is_transcribed(
+    make_client: MakeClient, pool: FakePool, recordings: FakeRecordings
+) -> None:
+    recordings.windows = [(0.0, 8.0), (20.0, 8.0)]
+    written: dict[tuple[int, int], list[Part]] = {
+        (0, 0): [0.0, " What is", 2.5, 2.5],  # a segment begins that is not finished
+        (0, 250): [0.5, " the", 1.0, 1.0],
+        (0, 350): [0.0, " answer?", 1.0],
+        (1, 0): [0.0, " Paris.", 7.9, 7.9],  # too little is left
+    }
+
+    def script(window: int, request: Generate) -> list[Part]:
+        return written[window, first_frame(request)]
+
+    fields: dict[str, Any] = {**VERBOSE, "temperature": 1, "seed": 3}
+    body = await body_of(make_client(script), **fields)
+    assert body["text"] == "What is the answer? Paris."
+    assert times(body["segments"]) == [
+        (0.0, 2.5, " What is"),
+        (3.0, 3.5, " the"),
+        (3.5, 4.5, " answer?"),
+        (20.0, 27.9, " Paris."),
+    ]
+    assert len({request.sampling.seed for request in pool.requests}) == 4
+    audio = next(
+        request.audio for request in pool.requests if first_frame(request) == 250 and request.audio
+    )
+    features = array("f", audio.features)
+    assert len(features) == MEL_BINS * FRAMES
+    row = features[-FRAMES:]
+    assert list(row[: FRAMES - 250]) == [frame / FRAMES for frame in range(250, FRAMES)]
+    loudest = (FRAMES - 1) / FRAMES
+    assert set(row[FRAMES - 250 :]) == {loudest - 2}  # silence, as far below it as can be
+
+
+async def test_a_model_that_never_ends_a_window(
+    make_client: MakeClient, pool: FakePool, recordings: FakeRecordings
+) -> None:
+    recordings.windows = [(0.0, 10.0)]
+    client = make_client(scripted([0.0, " What", 0.5, 0.5]))
+    await body_of(client, **VERBOSE)
+    assert len(pool.requests) == 8
 
 
 async def test_text_of_a_verbose_answer(
