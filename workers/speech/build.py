@@ -10,8 +10,11 @@ from headrace.protocol.config import EngineConfig
 from headrace.workers.deferred_torch import defer_torch_modules
 from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
+from headrace.workers.engine.fake_runner import read_choices
+from headrace.workers.load_options import choose_length
 from headrace.workers.native.shared_file import SharedFile
 from headrace.workers.sequence.check_window import WindowChecks
+from headrace.workers.speech.fake_runner import FakeSpeechRunner, read_sizes
 from headrace.workers.start_phases import StartPhases
 
 if TYPE_CHECKING:  # the fake engine runs without torch
@@ -63,12 +66,40 @@ def build_speech_runner(
     phases: StartPhases | None = None,
     shared_file: SharedFile | None = None,
     cache_folder: Path | None = None,
-) -> "SpeechRunner":
+) -> "SpeechRunner | FakeSpeechRunner":
     """Load the model into a runner; see `build_speech_engine`."""
     phases = phases or StartPhases()
+    if config.engine == "fake":
+        phases.end_imports()
+        return _fake_runner(model_path, config)
     defer_torch_modules()
+    from headrace.workers.native.library import choose_kernels
+    from headrace.workers.program_cache.cached_programs import ProgramCache
+    from headrace.workers.speech.load_cached import load_cached_speech
+
     phases.end_imports()
+    choose_kernels(config.cpu_kernels)
+    cache = ProgramCache(cache_folder, model_path, config, log)
+    cached = load_cached_speech(
+        cache, model_path, config, workers_on_host, log, phases, shared_file
+    )
+    if cached is not None:
+        return cached
     with phases.phase("imports"):
         from headrace.workers.speech.load_speech import load_speech_runner
 
-    return load_speech_runner(model_path, config, workers_on_host, log, phases, shared_file)
+    return load_speech_runner(model_path, config, workers_on_host, log, phases, shared_file, cache)
+
+
+def _fake_runner(model_path: Path, config: EngineConfig) -> FakeSpeechRunner:
+    sizes = read_sizes(model_path)
+    max_model_len = choose_length(config, sizes.longest)
+    return FakeSpeechRunner(
+        sizes,
+        max_model_len=max_model_len,
+        num_blocks=-(-max_model_len // config.block_size) * config.max_num_seqs,
+        block_size=config.block_size,
+        num_slots=config.max_num_seqs,
+        step_s=config.fake_step_s,
+        choices=read_choices(model_path, sizes.vocab_size),
+    )

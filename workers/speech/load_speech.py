@@ -1,5 +1,6 @@
 """Load a folder's model that transcribes into a runner."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +10,7 @@ import torch
 
 from headrace.protocol.config import EngineConfig
 from headrace.protocol.logs.set_up import adopt_library_loggers
-from headrace.workers.attention.backend import KVLayerShape
-from headrace.workers.attention.cache_dtype import CacheDtype, choose_cache_dtype, token_bytes
+from headrace.workers.attention.cache_dtype import CacheDtype, choose_cache_dtype
 from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.errors import ModelUnsupported
 from headrace.workers.load_options import choose_length, threads_of
@@ -26,17 +26,16 @@ from headrace.workers.native.program import CompiledProgram
 from headrace.workers.native.shared_file import SharedFile
 from headrace.workers.native.weight_format import WeightFormat, format_names
 from headrace.workers.native.weight_memory import SharedWeights, fingerprint_weights
+from headrace.workers.program_cache.cached_programs import ProgramCache
 from headrace.workers.speech.backing import SpeechBacking, SpeechFacts
+from headrace.workers.speech.make_runner import make_speech_runner
 from headrace.workers.speech.native_backing import NativeSpeech
 from headrace.workers.speech.passes import WhisperPasses
-from headrace.workers.speech.plan_speech import plan_speech
+from headrace.workers.speech.plan_speech import causal_layers, plan_speech, source_layers
 from headrace.workers.speech.runner import SpeechRunner
 from headrace.workers.speech.self_check import logits_error, tolerance
-from headrace.workers.speech.slot_count import choose_num_slots
-from headrace.workers.speech.source_slots import SourceSlots
 from headrace.workers.speech.torch_backing import TorchSpeech
 from headrace.workers.start_phases import StartPhases
-from headrace.workers.torch_runner.cache_size import choose_num_blocks
 from headrace.workers.torch_runner.loading import (
     checkpoint_dtype,
     choose_device,
@@ -55,10 +54,12 @@ def load_speech_runner(
     log: Callable[[str], None],
     phases: StartPhases,
     shared_file: SharedFile | None = None,
+    cache: ProgramCache | None = None,
 ) -> SpeechRunner:
     """Load a model folder. Raises ModelUnsupported, with one line, if it cannot be served.
 
-    shared_file: the file in which the group's workers share packed weights.
+    shared_file: the file in which the group's workers share packed weights. cache: keeps the
+        program, if there is one, for later starts.
     """
     adopt_library_loggers()
     choose_kernels(config.cpu_kernels)
@@ -90,42 +91,15 @@ def load_speech_runner(
             _require(logits_error(passes, backing, facts, config.block_size), dtype, False, model)
     else:
         backing = native
+        if cache is not None:
+            with phases.phase("compile"):
+                _keep(cache, native.program, passes, facts)
         release_weights(model, native.program)
     with phases.phase("cache"):
         return make_speech_runner(
-            backing, facts, config, _own_layers(hook), _source_layers(hook), device,
+            backing, facts, config, causal_layers(hook), source_layers(hook), device,
             max_model_len, workers_on_host, cache_dtype,
         )  # fmt: skip
-
-
-def make_speech_runner(
-    backing: SpeechBacking,
-    facts: SpeechFacts,
-    config: EngineConfig,
-    layers: list[KVLayerShape],
-    source_layers: list[KVLayerShape],
-    device: torch.device,
-    max_model_len: int,
-    workers_on_host: int,
-    cache_dtype: CacheDtype,
-) -> SpeechRunner:
-    """Return a runner with caches as large as memory and the configuration allow.
-
-    layers, source_layers: of the decoder's two caches.
-    """
-    slot_bytes = token_bytes(source_layers, cache_dtype) * facts.positions
-    num_slots = choose_num_slots(config, slot_bytes, device, workers_on_host)
-    num_blocks = choose_num_blocks(
-        config, layers, cache_dtype, device, max_model_len, workers_on_host
-    )
-    return SpeechRunner(
-        backing,
-        facts,
-        max_model_len=max_model_len,
-        num_blocks=num_blocks,
-        block_size=config.block_size,
-        slots=SourceSlots(num_slots),
-    )
 
 
 def _load_model(
@@ -171,6 +145,7 @@ def _compile(
             with phases.phase("compile"):
                 plan = plan_speech(passes, hook, list(facts.heads), config.quantization, dtype)
                 compiled = CompiledProgram.of_plan(plan, threads, shared)
+                compiled.plan = plan  # for the cache, until the weights are released
             backing = NativeSpeech(
                 compiled, facts, block_size=config.block_size, cache_dtype=cache_dtype
             )
@@ -197,6 +172,21 @@ def _compile(
     return backing
 
 
+def _keep(
+    cache: ProgramCache, compiled: CompiledProgram, passes: WhisperPasses, facts: SpeechFacts
+) -> None:
+    """Keep the program for later starts, with what these must know of the model."""
+    assert compiled.plan is not None
+    convolutions = {
+        "model.encoder.conv1.weight": passes.first.weight,
+        "model.encoder.conv2.weight": passes.second.weight,
+    }
+    cache.save(
+        compiled.plan, passes.model, facts.vocab_size, facts.longest,
+        {"speech": dataclasses.asdict(facts)}, convolutions,
+    )  # fmt: skip
+
+
 def _unsupported_reason(passes: WhisperPasses, config: EngineConfig, dtype: torch.dtype) -> str:
     if passes.device.type != "cpu":
         return "the compiled kernels run on CPUs only"
@@ -211,16 +201,6 @@ def _require(error: float, dtype: torch.dtype, is_rounded: bool, model: Any) -> 
             f"{type(model).__name__} writes different text here (logits differ by {error:.2g} of "
             "their spread)"
         )
-
-
-def _own_layers(hook: AttentionHook) -> list[KVLayerShape]:
-    layers = zip(hook.layers, hook.options, strict=True)
-    return [shape for shape, options in layers if options.is_causal]
-
-
-def _source_layers(hook: AttentionHook) -> list[KVLayerShape]:
-    layers = zip(hook.layers, hook.options, strict=True)
-    return [shape for shape, options in layers if options.reads_source]
 
 
 def read_facts(model_path: Path, model: Any) -> SpeechFacts:

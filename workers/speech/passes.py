@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.native.capturing.forward_pass import PassInputs
+from headrace.workers.program_cache.weight_files import product_weight
 
 
 class SourceStore(Protocol):
@@ -114,8 +115,7 @@ def _product_of(convolution: nn.Conv1d) -> nn.Linear:
     weight = convolution.weight  # [outputs, inputs, 3]
     with torch.device("meta"):
         product = nn.Linear(weight.shape[1] * weight.shape[2], weight.shape[0])
-    rows = weight.detach().permute(0, 2, 1).reshape(weight.shape[0], -1).contiguous()
-    product.weight = nn.Parameter(rows, requires_grad=False)
+    product.weight = nn.Parameter(product_weight(weight.detach()), requires_grad=False)
     assert convolution.bias is not None
     product.bias = nn.Parameter(convolution.bias.detach(), requires_grad=False)
     product.is_exact = True  # type: ignore[assignment]  # never rounded to 8 bits

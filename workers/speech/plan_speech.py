@@ -3,6 +3,7 @@
 import torch
 
 from headrace.protocol.config import Quantization
+from headrace.workers.attention.backend import KVLayerShape
 from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.native.capturing.capture import Surroundings, capture
 from headrace.workers.native.instructions import CacheKind
@@ -40,16 +41,27 @@ def plan_speech(
         )
     ]
     lowered = lower_sections(graphs, 2 if dtype == torch.bfloat16 else 1, quantization)
-    layers = list(zip(hook.layers, hook.options, strict=True))
     output = graphs[-1].output
     assert output is not None
     return ProgramPlan(
         dtype=dtype,
-        layers=tuple(shape for shape, options in layers if options.is_causal),
+        layers=causal_layers(hook),
         lowered=lowered,
         tables=(),
         vocab_size=output.width,
         adaptable={},
         shapes={},
-        source_layers=tuple(shape for shape, options in layers if options.reads_source),
+        source_layers=source_layers(hook),
     )
+
+
+def causal_layers(hook: AttentionHook) -> tuple[KVLayerShape, ...]:
+    """Return the decoder's layers that attend to its own tokens."""
+    layers = zip(hook.layers, hook.options, strict=True)
+    return tuple(shape for shape, options in layers if options.is_causal)
+
+
+def source_layers(hook: AttentionHook) -> tuple[KVLayerShape, ...]:
+    """Return the decoder's layers that attend to the encoder's vectors."""
+    layers = zip(hook.layers, hook.options, strict=True)
+    return tuple(shape for shape, options in layers if options.reads_source)

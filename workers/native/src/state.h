@@ -41,7 +41,7 @@ class State {
           block_size_(block_size),
           cache_format_(cache_format) {}
 
-    // Allocates the buffers one after another, each with the step's number of rows.
+    // Allocates the buffers one after another, each for the step's rows, or logit rows.
     void allocate_buffers() {
         int64_t bytes = 0;
         for (size_t i = 0; i < buffers_.size(); ++i) {
@@ -52,7 +52,9 @@ class State {
     }
 
     int64_t buffer_bytes(const Buffer& buffer) const {
-        const int64_t rows = (int64_t)step_->rows * buffer.copies;
+        // A row's logits may be wanted twice.
+        const int64_t of_step = std::max(step_->rows, step_->num_logit_rows);
+        const int64_t rows = of_step * buffer.copies;
         if (buffer.kind != 3) return bytes_of_row(buffer) * rows;
         // Each expert's rows begin a group.
         const int64_t of_experts = (rows / kQuantizedRows + max_experts_) * group_bytes(buffer);
