@@ -30,6 +30,8 @@ class SpeechPlan:
     temperatures: one after the other, while a text fails the guards.
     sampling: of a window, but for its temperature, its seed and its limit.
     max_tokens: of a window's text; None: as many as the model takes.
+    beams: width of the search for the first text of a window; 1: there is none. length_penalty: of
+        beams.
     is_live: whether text is told while it is written, before the guards have seen all of it.
     """
 
@@ -45,6 +47,8 @@ class SpeechPlan:
     has_timestamps: bool
     has_words: bool
     is_live: bool
+    beams: int = 1
+    length_penalty: float = 1.0
 
     @property
     def tokens(self) -> WhisperTokens:
@@ -91,6 +95,8 @@ async def make_plan(model: ServedModel, form: SpeechForm) -> SpeechPlan:
         has_timestamps=form.has_segments,
         has_words=form.has_words,
         is_live=bool(form.stream) and is_one,
+        beams=form.n if form.use_beam_search else 1,
+        length_penalty=form.length_penalty,
     )
 
 

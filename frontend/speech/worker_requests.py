@@ -5,17 +5,19 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from headrace.frontend.audio.messages import AudioFormat, AudioWindow
 from headrace.frontend.context import Context
 from headrace.frontend.errors import FAILURE, InternalError, error_of
 from headrace.frontend.generation.ownership import new_request_id
 from headrace.frontend.generation.sampling import choice_seed
-from headrace.frontend.pool.interface import PoolBusy
+from headrace.frontend.pool.interface import OutputStream, PoolBusy
 from headrace.frontend.speech.guards import REPETITION
 from headrace.frontend.speech.plan import SpeechPlan
 from headrace.frontend.speech.rest_of_window import MAX_PARTS, Part
 from headrace.frontend.speech.results import UsedTokens, WrittenToken
+from headrace.frontend.speech.window_beams import WindowBeamSearch
 from headrace.protocol.sampling import SamplingParams
 from headrace.protocol.speech import Alignment, AudioInput, TimestampRule
 from headrace.protocol.to_frontend import Admission, Output
@@ -192,7 +194,6 @@ class WorkerRequests:
     async def _run_once(
         self, message: Generate, on_output: OnOutput | None
     ) -> tuple[list[int], Admission | None]:
-        model = self._plan.model
         observer = self._context.metrics.request(
             self._model_name,
             len(message.prompt_token_ids),
@@ -201,7 +202,7 @@ class WorkerRequests:
             tenant=message.tenant,
             named_by_client=self._context.principal.key is None,
         )
-        stream = self._context.pool.generate(model.group.name, message)
+        stream = self._stream(message)
         token_ids: list[int] = []
         admission: Admission | None = None
         reason = "error"
@@ -226,6 +227,22 @@ class WorkerRequests:
             if reason in ("abort", "error"):
                 stream.cancel()
             observer.finish(reason)
+
+    def _stream(self, message: Generate) -> OutputStream:
+        """Return the outputs of a request: a worker's, or those of a search."""
+        plan = self._plan
+        generate = partial(self._context.pool.generate, plan.model.group.name)
+        # Of attempts at a text, the one without chance.
+        has_beams = message.sampling.logprobs is not None and message.sampling.temperature == 0
+        if not has_beams or plan.beams == 1:
+            return generate(message)
+        search = WindowBeamSearch(
+            message, plan.beams, plan.length_penalty, generate, new_request_id
+        )
+        best, *others = search.streams()
+        for other in others:
+            other.cancel()
+        return best
 
     def _count(self, message: Generate, output: Output, is_first: bool) -> None:
         if is_first and output.token_ids:

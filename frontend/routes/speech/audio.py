@@ -81,6 +81,8 @@ async def _answer(context: Context, form_class: type[SpeechForm]) -> Response:
     """Receive a recording and transcribe it; it is removed with the end of the request."""
     try:
         count_in_flight(context)
+        if context.recordings is None:
+            context.model(None, TRANSCRIPTION)  # none transcribes, which the error says
         check_length()
         async with _received(context) as (received, path):
             form = validate(form_class, form_values(received.fields))

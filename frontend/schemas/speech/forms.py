@@ -22,6 +22,7 @@ from headrace.frontend.schemas.fields import (
     wrong_type,
 )
 from headrace.frontend.schemas.generation import MAX_TEMPERATURE
+from headrace.frontend.schemas.limits import exceeded, limit_of
 
 MAX_PROMPT_CHARS = 16 * 1024
 SpeechFormat = Literal["json", "text", "srt", "verbose_json", "vtt"]
@@ -56,6 +57,7 @@ class SpeechForm(RequestModel):
     """The fields that both routes have.
 
     language: of the recording, as a code or its English name; None: it is detected.
+    use_beam_search: write the first attempt at a window by a beam search of width n.
     prompt: text that goes before each window's. hotwords: words to expect, before that.
     temperature: None or 0: 0 first, and higher ones where its text fails the thresholds below.
     temperature_fallback, compression_ratio_threshold, logprob_threshold, no_speech_threshold: see
@@ -95,12 +97,28 @@ class SpeechForm(RequestModel):
     priority: Annotated[Int, Field(ge=-(2**31), lt=2**31)] = 0
     request_id: Annotated[str, Field(min_length=1, max_length=128)] | None = None
 
-    use_beam_search: Annotated[bool, unsupported(False)] = False
-    n: Annotated[int, unsupported(1)] = 1
-    length_penalty: Ignored = None  # of beams
+    use_beam_search: bool = False
+    n: Annotated[Int, Field(ge=1)] = 1
+    length_penalty: Annotated[Float, Field(ge=-10, le=10)] = 1.0
     include_stop_str_in_output: Ignored = None  # there are no stop strings
     watermarking: Annotated[bool | None, unsupported(None, False)] = None
     vllm_xargs: Annotated[Any, BeforeValidator(_json_object), unsupported(None, {})] = None
+
+    @field_validator("use_beam_search")
+    @classmethod
+    def _of_whole_answers(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("stream"):
+            raise bad_value("cannot be streamed")
+        return value
+
+    @field_validator("n")
+    @classmethod
+    def _of_beams_alone(cls, value: int, info: ValidationInfo) -> int:
+        if value > 1 and not info.data.get("use_beam_search"):
+            raise bad_value("is of beams alone (use_beam_search=true)")
+        if value > limit_of("max_beams"):
+            raise exceeded("max_beams", "must be at most {}")
+        return value
 
     @field_validator("stream_include_usage", "stream_continuous_usage_stats")
     @classmethod

@@ -1,5 +1,6 @@
 """/v1/audio/transcriptions and /v1/audio/translations: fields, forms of answers, prompts."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,8 @@ import pytest
 from quart.typing import TestClientProtocol as Client
 
 from headrace.frontend.pool.interface import PoolBusy
+from headrace.protocol.to_frontend import Logprobs, Output
+from headrace.protocol.to_worker import Generate
 from tests.frontend.fake_pool import FakePool
 from tests.frontend.speech.conftest import MakeClient, form
 from tests.frontend.speech.models import PATH, TRANSLATIONS, FakeRecordings, speech_text
@@ -182,6 +185,31 @@ async def test_seeds_differ_by_window_and_not_by_run(
     assert seeds[0] != seeds[1]
 
 
+async def test_beam_search(make_client: MakeClient, pool: FakePool) -> None:
+    text = speech_text()
+    tokens = text.info.speech.tokens  # type: ignore[union-attr]
+    client = make_client([" The capital of France."])
+    written = [*text.backend.encode(" The capital of France.").ids, tokens.end]
+    pool.reply = lambda request: written[len(request.output_token_ids) :] or [tokens.end]
+    likeliest = pool.change
+
+    def change(request: Generate, output: Output) -> Output:
+        """The written token is the likeliest, another one less so."""
+        (token_id,) = output.token_ids
+        top = ((token_id, 7, 8, 9), (-0.1, -3.0, -4.0, -5.0))
+        return replace(likeliest(request, output), logprobs=(Logprobs(token_id, -0.1, 1, *top),))
+
+    pool.change = change
+    fields: dict[str, Any] = {"use_beam_search": "true", "n": 2, "length_penalty": 0.5}
+    body = await body_of(client, language="en", response_format="verbose_json", **fields)
+    assert body["text"] == "The capital of France."
+    assert body["segments"][0]["avg_logprob"] == pytest.approx(-0.1)
+    prompts = {request.prompt_token_ids for request in pool.requests}
+    assert len(prompts) == 1  # beams are outputs, not prompts
+    assert max(len(request.output_token_ids) for request in pool.requests) >= len(written) - 1
+    assert {request.sampling.logprobs for request in pool.requests} == {4}
+
+
 async def test_text(make_client: MakeClient) -> None:
     response = await make_client().post(PATH, **form(language="en", response_format="text"))
     assert await response.get_data(as_text=True) == "The capital of France.\n"
@@ -219,8 +247,10 @@ async def test_logprobs(make_client: MakeClient) -> None:
             "body.timestamp_granularities[].0",
         ),
         ({"include[]": "sources"}, "body.include[].0"),
-        ({"use_beam_search": "true"}, "use_beam_search"),
+        ({"use_beam_search": "true", "stream": "true"}, "use_beam_search"),
         ({"n": 3}, "n"),
+        ({"n": 33, "use_beam_search": "true"}, "n"),
+        ({"length_penalty": 11}, "length_penalty"),
         ({"vllm_xargs": "{"}, "body.vllm_xargs"),
         ({"vllm_xargs": '{"a": 1}'}, "vllm_xargs"),
         ({"no_speech_threshold": 2}, "no_speech_threshold"),
