@@ -33,6 +33,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import psutil
+
 from bench.embed_peers.install import PeerError, install, python_of
 from bench.load.layouts import ROOT
 from bench.speech_peers import ggml
@@ -60,10 +62,9 @@ class PeakMemory:
         done = threading.Event()
 
         def look() -> None:
-            while True:
-                self.values[side.name] = max(self.values.get(side.name, 0), side.memory())
-                if done.wait(SAMPLE_S):
-                    return
+            with contextlib.suppress(psutil.NoSuchProcess):  # its turn tells why
+                while not done.wait(SAMPLE_S):
+                    self.values[side.name] = max(self.values.get(side.name, 0), side.memory())
 
         thread = threading.Thread(target=look)
         thread.start()
@@ -72,6 +73,8 @@ class PeakMemory:
         finally:
             done.set()
             thread.join()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self.values[side.name] = max(self.values.get(side.name, 0), side.memory())
 
 
 def measure(
@@ -89,10 +92,12 @@ def measure(
             turns[side.name] = []
     for number in range(given.rounds):
         for side in sides if number % 2 == 0 else reversed(sides):
-            if side.name in turns:
-                with memory.watch(side):
-                    task = Task(clips, at_once, batches.get(side.name, 1))
-                    turns[side.name].append(side.run(task))
+            if side.name not in turns:
+                continue
+            own = turns.pop(side.name)  # for good if it fails
+            with left_out(side), memory.watch(side):
+                own.append(side.run(Task(clips, at_once, batches.get(side.name, 1))))
+                turns[side.name] = own
     said = [clip.text for clip in clips]
     errors = {name: pooled([*map(word_errors, said, own[0].texts)]) for name, own in turns.items()}
     return SpeechLoad(title, at_once, turns, batches, errors)

@@ -194,6 +194,23 @@ class TestRounds:
         assert list(load.turns) == ["headrace-fp32"]
         assert "peer: left out: it cannot" in capsys.readouterr().err
 
+    def test_a_peer_that_fails_later_is_left_out_too(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        class Tired(Scripted):
+            def run(self, task: Task) -> SpeechTurn:
+                self.calls = getattr(self, "calls", 0) + 1
+                if self.calls == 3:
+                    raise PeerError("it has ended")
+                return super().run(task)
+
+        sides = [Scripted("headrace-fp32", "a"), Tired("peer", "a")]
+        given, _ = speech.parse_arguments(["model", "--set", "s", "--rounds", "3"])
+        load = speech.measure(sides, [recording("a")], given, "x", 1, speech.PeakMemory())
+        assert list(load.turns) == ["headrace-fp32"]
+        assert len(load.turns["headrace-fp32"]) == 3
+        assert "peer: left out: it has ended" in capsys.readouterr().err
+
     def test_memory_is_compared_with_the_least(self) -> None:
         sides = [Scripted(name, "") for name in ("headrace-fp32", "a", "b")]
         lines = memory_lines(sides, {"headrace-fp32": 260, "a": 300, "b": 200})

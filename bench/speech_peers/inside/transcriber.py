@@ -179,14 +179,17 @@ def transformers(model: Model) -> Transcribe:
         options: dict[str, Any] = {"num_beams": 1, "do_sample": False}
         if is_multilingual:
             options |= {"language": request.language, "task": request.task}
-        found = pipeline(
-            _arrays(request.files),
-            batch_size=request.batch,
-            chunk_length_s=30,
-            return_timestamps=request.times,
-            generate_kwargs=options,
-        )
-        return [_chunks(each) for each in found]
+        found = list[Segments]()
+        for first in range(0, len(request.files), request.at_once):
+            answers = pipeline(
+                _arrays(request.files[first : first + request.at_once]),
+                batch_size=request.batch,
+                chunk_length_s=30,
+                return_timestamps=request.times,
+                generate_kwargs=options,
+            )
+            found += map(_chunks, answers)
+        return found
 
     return transcribe
 
