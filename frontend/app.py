@@ -13,6 +13,7 @@ from headrace.frontend.adapters import AdapterUse
 from headrace.frontend.anthropic_api import errors as messages_errors
 from headrace.frontend.chat.detection.formats import ModelFormats
 from headrace.frontend.context import HEADRACE_VERSION, Context, served_models
+from headrace.frontend.files.upload import ROUTE as FILES
 from headrace.frontend.files.upload import UploadConnection, request_class
 from headrace.frontend.http.openapi import OpenAPI
 from headrace.frontend.metrics import Metrics
@@ -53,6 +54,8 @@ from headrace.frontend.routes import (
     tokenize,
 )
 from headrace.frontend.routes.pooling import any_task, classify, cohere, embeddings, scoring
+from headrace.frontend.routes.speech import audio
+from headrace.frontend.speech.audio_source import AudioSource
 from headrace.frontend.store.kept_services import lazy_batches
 from headrace.frontend.structured.grammar_cache import GrammarCache
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
@@ -70,13 +73,14 @@ def create_app(
     adapter_use: AdapterUse | None = None,
     formats: Mapping[str, ModelFormats] | None = None,
     keys: KeyTable | None = None,
+    recordings: AudioSource | None = None,
 ) -> Quart:
     """Return an ASGI application that serves a pool.
 
     tokenizers: by the groups' names. grammars: of structured outputs. drain: whether the process is
     ending. abortable, adapter_use: record requests in flight and the adapters that they use.
     formats: by the groups' names; resolved if there are none. keys: which clients may send; those
-    of the configuration if there is no table.
+    of the configuration if there is no table. recordings: decodes them; None: none are.
     """
     hide_places_of(config)
     app = _bare_app(config)
@@ -95,7 +99,11 @@ def create_app(
         adapter_use or AdapterUse(),
         rate_limits=RateLimits.in_folder(config.run_dir / "limits"),
         keys=None if keys.is_open else keys,
+        recordings=recordings,
     )
+    for served in models_by_name.values():
+        if served.tokenizer.info.speech is not None:
+            metrics.audio.create_series(served.group.served_names[0])
     _register(app, context)
     errors.install_error_handlers(
         app, config.max_body_bytes, {messages.PATH: messages_errors.response}
@@ -116,7 +124,13 @@ def _bare_app(config: PoolConfig) -> Quart:
     """Return an application without routes."""
     app = Quart("headrace", static_folder=None)
     patience = Patience(config.body_timeout_s, config.min_body_rate)
-    app.request_class = request_class(config.file_max_bytes, patience)
+    recording_bytes = audio.max_form_bytes(config)
+    sizes = {
+        FILES: config.file_max_bytes,
+        audio.TRANSCRIPTIONS: recording_bytes,
+        audio.TRANSLATIONS: recording_bytes,
+    }
+    app.request_class = request_class(sizes, patience)
     app.asgi_http_class = UploadConnection
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     # Connections know their slow clients; a slow one may take long for a large answer.
@@ -168,7 +182,7 @@ def _register(app: Quart, context: Context) -> None:
     """Register all routes; admin routes only if they are enabled."""
     generating = (chat_completions, chat_batch, completions, messages, invocations, responses)
     pooling = (any_task, classify, cohere, embeddings, scoring)
-    for routes in (*generating, *pooling, decisions, models, status, tokenize):
+    for routes in (*generating, *pooling, audio, decisions, models, status, tokenize):
         app.register_blueprint(routes.blueprint(context))
     stored = lazy_batches(context, app)
     for kept in (files, batches):

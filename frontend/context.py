@@ -19,6 +19,7 @@ from headrace.frontend.pool.interface import Pool
 from headrace.frontend.principal import NOBODY, KeyDirectory, Principal
 from headrace.frontend.process.drain import Drain
 from headrace.frontend.rate_limits.rate_limits import RateLimits
+from headrace.frontend.speech.audio_source import AudioSource
 from headrace.frontend.structured.grammar_cache import GrammarCache
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.protocol.config import GroupConfig, PoolConfig
@@ -85,6 +86,7 @@ class Context:
     kept: models, by name, that keep their meaning while this context is used.
     rate_limits: of keys. keys: those that are valid; None on a server without keys.
     acting_for: whose work this context is for; None: the current HTTP request's.
+    recordings: decodes them; None: this frontend has no model that transcribes.
     """
 
     config: PoolConfig
@@ -100,6 +102,7 @@ class Context:
     rate_limits: RateLimits = field(default_factory=lambda: RateLimits.in_folder(None))
     keys: KeyDirectory | None = None
     acting_for: Principal | None = None
+    recordings: AudioSource | None = None
 
     @property
     def principal(self) -> Principal:

@@ -41,6 +41,7 @@ from headrace.protocol.to_frontend import Output
 
 FAILURE = "The server failed to answer this request."
 _MAX_SHOWN_CHARS = 200
+_VERBS = {"transcription": "transcribe"}  # of tasks that are named by nouns
 
 
 class ApiError(Exception):
@@ -121,7 +122,8 @@ class TaskUnsupported(ApiError):
 
     def __init__(self, name: str, tasks: Sequence[str], task: str) -> None:
         does = ", ".join(tasks)
-        text = f"The model {shortened(name)!r} does not {task}: what it does is {does}."
+        verb = _VERBS.get(task, task)
+        text = f"The model {shortened(name)!r} does not {verb}: what it does is {does}."
         super().__init__(text, "model")
 
     def body(self) -> dict[str, Any]:

@@ -8,9 +8,10 @@ import time
 
 from headrace.protocol.common.pool_status import is_complete, pool_status
 from headrace.protocol.common.sd_notify import Notifier
-from headrace.protocol.config import PoolConfig
+from headrace.protocol.config import GroupConfig, PoolConfig
 from headrace.protocol.logs.set_up import writes_json
 from headrace.protocol.state import PoolState
+from headrace.protocol.text import TextInfo
 
 log = logging.getLogger("headrace.launcher")
 
@@ -55,10 +56,20 @@ def _served_at(url: str, config: PoolConfig) -> str:
     return f"Headrace serves {config.groups[0].served_names[0]} at {url}"
 
 
+def _transcribes(group: GroupConfig) -> bool:
+    return TextInfo.load(group.text_path).speech is not None
+
+
 def _example_call(url: str, config: PoolConfig) -> str:
     model = config.groups[0].served_names[0]
     path = url.removeprefix("unix:")
     words = [url] if path == url else ["--unix-socket", path, f"{config.scheme}://localhost"]
+    # The shell puts in the key: it is not known here.
+    key = ' -H "Authorization: Bearer $HEADRACE_API_KEY"' if config.needs_key else ""
+    if _transcribes(config.groups[0]):
+        words[-1] += "/v1/audio/transcriptions"
+        words += ["-F", f"model={model}", "-F", "file=@speech.wav"]
+        return f"{_served_at(url, config)}\ncurl {shlex.join(words)}{key}"
     if config.groups[0].engine.runner == "pooling":
         words[-1] += "/v1/embeddings"
         asked: dict[str, object] = {"model": model, "input": "Hello!"}
@@ -67,6 +78,4 @@ def _example_call(url: str, config: PoolConfig) -> str:
         asked = {"model": model, "messages": [{"role": "user", "content": "Hello!"}]}
     body = json.dumps(asked, ensure_ascii=False)
     words += ["-H", "Content-Type: application/json", "-d", body]
-    # The shell puts in the key: it is not known here.
-    key = ' -H "Authorization: Bearer $HEADRACE_API_KEY"' if config.needs_key else ""
     return f"{_served_at(url, config)}\ncurl {shlex.join(words)}{key}"

@@ -17,6 +17,7 @@ from headrace.protocol.access_options import AccessOptions
 from headrace.protocol.autoscaling import Autoscaling, Workers
 from headrace.protocol.calls import SleepLevel
 from headrace.protocol.common.atomic_write import write_atomically
+from headrace.protocol.common.speech.speech_options import AudioOptions, SpeechOptions
 from headrace.protocol.engine_config import AbsolutePath
 from headrace.protocol.engine_config import CpuKernels as CpuKernels
 from headrace.protocol.engine_config import Dtype as Dtype
@@ -92,7 +93,7 @@ class ToolOptions(Frozen):
         return None if value == "none" else value
 
 
-class ServingOptions(ToolOptions):
+class ServingOptions(ToolOptions, SpeechOptions):
     """Options of a group's requests and answers in frontends."""
 
     max_logprobs: Annotated[int, Field(ge=-1)] = Field(
@@ -201,6 +202,7 @@ class PoolOptions(
     AccessOptions,
     LogOptions,
     StoreOptions,
+    AudioOptions,
 ):
     """Options of a pool as a whole."""
 

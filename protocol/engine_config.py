@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from headrace.protocol.pooler_config import PoolerConfig
+from headrace.protocol.common.pooling.pooler_config import PoolerConfig
 
 Positive = Annotated[int, Field(ge=1)]
 # A path that an operator gives: other processes have other working directories.

@@ -9,8 +9,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from headrace.protocol.common.speech.speech_info import SpeechInfo
 from headrace.protocol.config import Frozen
-from headrace.protocol.pooling import PoolingTask, Task
+from headrace.protocol.pooling import GENERATE, TRANSCRIPTION, PoolingTask, Task
 
 
 class PoolingInfo(Frozen):
@@ -67,6 +68,7 @@ class TextInfo(Frozen):
         outputs ("max_new_tokens").
     max_output_tokens: of any output at most, as the operator limits it.
     pooling: what it does with texts instead of generating more; None: it generates.
+    speech: how it transcribes, instead of continuing texts; None: it does not.
     """
 
     max_model_len: Annotated[int, Field(ge=1)]
@@ -83,11 +85,14 @@ class TextInfo(Frozen):
     tokenizer_class: str = "PreTrainedTokenizerFast"
     added_tokens: dict[int, str] = Field(default_factory=dict)
     pooling: PoolingInfo | None = None
+    speech: SpeechInfo | None = None
 
     @property
     def tasks(self) -> tuple[Task, ...]:
         """What the model does."""
-        return ("generate",) if self.pooling is None else self.pooling.tasks
+        if self.speech is not None:
+            return (TRANSCRIPTION,)
+        return (GENERATE,) if self.pooling is None else self.pooling.tasks
 
     @property
     def longest_text(self) -> int:

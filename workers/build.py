@@ -19,6 +19,11 @@ from headrace.workers.errors import ModelUnsupported
 from headrace.workers.grammars.grammar_manager import GrammarManager
 from headrace.workers.native.shared_file import SharedFile
 from headrace.workers.pooling.build import build_pooling_engine, build_pooling_runner
+from headrace.workers.speech.build import (
+    build_speech_engine,
+    build_speech_runner,
+    is_speech_folder,
+)
 from headrace.workers.start_phases import StartPhases
 
 _FAKE_BYTES_PER_TOKEN = 1024
@@ -40,6 +45,10 @@ def build_replica(
         return build_pooling_engine(
             group_model_path, config, workers_on_host, log, phases, shared_file, cache_folder
         )
+    if is_speech_folder(group_model_path):
+        return build_speech_engine(
+            group_model_path, config, workers_on_host, log, phases, shared_file, cache_folder
+        )
     return build_engine(
         group_model_path, config, workers_on_host, log, text_path, phases, shared_file,
         freed_bytes, cache_folder,
@@ -58,6 +67,10 @@ def reload_runner(
     """Load the model again into a runner of the kind that its engine has; see `build_engine`."""
     if config.runner == "pooling":
         return build_pooling_runner(
+            group_model_path, config, workers_on_host, log, phases, shared_file, cache_folder
+        )
+    if is_speech_folder(group_model_path):
+        return build_speech_runner(
             group_model_path, config, workers_on_host, log, phases, shared_file, cache_folder
         )
     return build_runner(

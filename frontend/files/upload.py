@@ -6,8 +6,8 @@ folder for temporary files; here each goes where it will stay, and is counted me
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
-from io import BufferedRandom
+from collections.abc import AsyncIterator, Callable, Mapping
+from io import BufferedRandom, FileIO
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
@@ -48,6 +48,14 @@ class Upload(NamedTuple):
     path: Path
     filename: str
     fields: dict[str, str]
+
+
+class ReceivedForm(NamedTuple):
+    """A form with its file, which is complete; fields in their order, with all their values."""
+
+    file: BufferedRandom
+    filename: str
+    fields: list[tuple[str, str]]
 
 
 class UploadBody(RequestBody):
@@ -114,16 +122,18 @@ def discard_body() -> None:
         request.body.discard()
 
 
-def request_class(max_file_bytes: int, patience: Patience | None = None) -> type[Request]:
-    """Return the class of requests; on the route of uploads a body may have the size of a file.
+def request_class(
+    max_file_bytes: Mapping[str, int], patience: Patience | None = None
+) -> type[Request]:
+    """Return the class of requests; on routes of uploads a body may have the size of a file.
 
-    patience: how long a body is waited for; None: without end.
+    max_file_bytes: by these routes. patience: how long a body is waited for; None: without end.
     """
 
     class RequestWithUploads(PatientRequest):
         def __init__(self, method: str, scheme: str, path: str, *rest: Any, **named: Any) -> None:
-            if path == ROUTE and method == "POST":
-                named["max_content_length"] = max_file_bytes + OVERHEAD_BYTES
+            if method == "POST" and path in max_file_bytes:
+                named["max_content_length"] = max_file_bytes[path] + OVERHEAD_BYTES
                 self.body_class = UploadBody
             super().__init__(method, scheme, path, *rest, **named)
             body = cast(RequestBody, self.body)
@@ -141,21 +151,41 @@ async def receive_upload(
 
     Raises ApiError if there is not exactly one file, called `file`, or if it is too large.
     """
+    path = folder.new_upload(tenant)
+    try:
+        async with receive_form(lambda: path.open("xb+", buffering=0), max_file_bytes) as form:
+            fields = {shortened(name): value for name, value in reversed(form.fields)}
+            yield Upload(path, form.filename, fields)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.asynccontextmanager
+async def receive_form(
+    new_file: Callable[[], FileIO],
+    max_file_bytes: int,
+    max_parts: int = MAX_PARTS,
+    max_field_bytes: int = MAX_FIELD_BYTES,
+) -> AsyncIterator[ReceivedForm]:
+    """Receive the form of the current request, with its file; that is closed at the end.
+
+    new_file: makes the file, unbuffered. max_field_bytes: of all fields together.
+    Raises ApiError if there is not exactly one file, called `file`, or if it is too large.
+    """
     if request.mimetype != "multipart/form-data":
         raise UnsupportedMediaType("The Content-Type must be multipart/form-data.")
-    path = folder.new_upload(tenant)
     counted: list[_CountedFile] = []
 
     def open_file(*_: object) -> IO[bytes]:
         if counted:
             raise BadRequest("file: there must be one file only.", "file")
-        counted.append(_CountedFile(path, max_file_bytes))
+        counted.append(_CountedFile(new_file(), max_file_bytes))
         return cast(IO[bytes], counted[0])
 
     parser = FormDataParser(
         max_content_length=MAX_PARSER_BYTES,
-        max_form_memory_size=MAX_FIELD_BYTES,
-        max_form_parts=MAX_PARTS,
+        max_form_memory_size=max_field_bytes,
+        max_form_parts=max_parts,
         stream_factory=open_file,
     )
     try:
@@ -170,20 +200,18 @@ async def receive_upload(
         if given is None or len(found) != 1:
             raise InvalidBody("body.file: there must be a part of this name, a file.", "body.file")
         counted[0].flush()
-        fields = {shortened(name): value for name, value in form.items()}
-        yield Upload(path, _filename(given.filename), fields)
+        yield ReceivedForm(counted[0], _filename(given.filename), list(form.items(multi=True)))
     finally:
         for each in counted:
             with contextlib.suppress(OSError):  # a full disk may also refuse what was not written
                 each.close()
-        path.unlink(missing_ok=True)
 
 
 class _CountedFile(BufferedRandom):
     """A new file that takes at most so many bytes."""
 
-    def __init__(self, path: Path, max_bytes: int) -> None:
-        super().__init__(path.open("xb+", buffering=0))
+    def __init__(self, file: FileIO, max_bytes: int) -> None:
+        super().__init__(file)
         self._max_bytes, self._written = max_bytes, 0
 
     def write(self, data: Any) -> int:

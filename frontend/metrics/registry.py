@@ -21,6 +21,7 @@ from prometheus_client import (
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
+from headrace.frontend.metrics.audio_metrics import AudioMetrics
 from headrace.frontend.metrics.batch_metrics import BatchMetrics
 from headrace.frontend.metrics.model_metrics import ModelMetrics
 from headrace.frontend.metrics.rejections import REASONS, RejectionReason, rejection_reason
@@ -59,6 +60,7 @@ class Metrics:
         self._tenants = TenantTokens(prefix, self._registry)
         self.tenant_requests = TenantRequests(prefix, self._registry)
         self.batches = BatchMetrics(prefix, self._registry)
+        self.audio = AudioMetrics(prefix, self._registry)
         self._model_names = {group.name: group.served_names[0] for group in config.groups}
         self._rejections = Counter(
             f"{prefix}requests_refused",

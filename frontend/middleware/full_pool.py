@@ -34,6 +34,7 @@ _BODIES: dict[str, ErrorBody] = {
     **dict.fromkeys(("/pooling", "/classify", "/score", "/v1/score"), _openai_body),
     **dict.fromkeys(("/rerank", "/v1/rerank", "/v2/rerank", "/v2/embed"), _openai_body),
     "/v1/systemone": _openai_body,
+    **dict.fromkeys(("/v1/audio/transcriptions", "/v1/audio/translations"), _openai_body),
     "/invocations": _openai_body,
     "/v1/messages": messages_errors.body,
 }

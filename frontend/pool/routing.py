@@ -39,6 +39,8 @@ def choose(candidates: Sequence[Candidate], request: EngineRequest) -> str:
     Affinity is rendezvous hashing with bounded loads (Mirrokni et al., "Consistent Hashing with
     Bounded Loads"): all frontends agree on the order without talking to each other.
     """
+    if isinstance(request, Generate) and request.audio is not None:
+        return _choose_for_window(candidates, request.audio.digest)
     key = _prefix_key(request)
     if key is None:
         least = min(each.expected for each in candidates)
@@ -50,6 +52,16 @@ def choose(candidates: Sequence[Candidate], request: EngineRequest) -> str:
         if each.load + 1 <= bound:
             return each.worker_id
     return min(preferred, key=lambda each: each.expected).worker_id
+
+
+def _choose_for_window(candidates: Sequence[Candidate], digest: bytes) -> str:
+    """Return one of the least busy workers, the same for all requests about a window if there are
+    several: it keeps what its encoder has made. Encoding again costs less than waiting."""
+    least = min(each.expected for each in candidates)
+    mean = sum(each.load for each in candidates) / len(candidates)
+    bound = max(least, LOAD_BOUND * mean - 1)
+    fit = [each for each in candidates if each.expected <= bound]
+    return min(fit, key=lambda each: _weight(digest, each.worker_id)).worker_id
 
 
 def _prefix_key(request: EngineRequest) -> bytes | None:

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import hypercorn.asyncio
@@ -20,6 +21,7 @@ from headrace.frontend.access.key_table import KeyTable
 from headrace.frontend.adapters import AdapterUse
 from headrace.frontend.admin.frontend_calls import frontend_call_handlers
 from headrace.frontend.app import create_app
+from headrace.frontend.audio.decoders import AudioDecoders
 from headrace.frontend.chat.detection.formats import log_found, resolve_formats
 from headrace.frontend.critical_task import spawn_critical
 from headrace.frontend.metrics import Metrics
@@ -66,7 +68,8 @@ async def serve(
     tokenizers = {group.name: ModelTokenizer.load(group.text_path) for group in config.groups}
     formats = resolve_formats(config, tokenizers)
     if slot_of(frontend_id) == 0:  # each frontend finds the same
-        log_found(config, formats)
+        writing = [name for name, text in tokenizers.items() if text.info.speech is None]
+        log_found(config, {name: formats[name] for name in writing})
     with contextlib.closing(CheckerPool(deadline_s=config.grammar_timeout_s)) as checkers:
         drain, metrics = Drain(), Metrics(config)
         abortable, use = Abortable(), AdapterUse()
@@ -74,8 +77,19 @@ async def serve(
         async with PoolClient(config, frontend_id, metrics.count_replay, handlers) as pool:
             grammars = GrammarCache(checkers)
             keys = await _watched_keys(config)
+            recordings = _recordings(config, tokenizers)
             app = create_app(
-                config, tokenizers, pool, metrics, grammars, drain, abortable, use, formats, keys
+                config,
+                tokenizers,
+                pool,
+                metrics,
+                grammars,
+                drain=drain,
+                abortable=abortable,
+                adapter_use=use,
+                formats=formats,
+                keys=keys,
+                recordings=recordings,
             )
             spawn_critical(report(notifier, loop, pool))
             _spare_collections()
@@ -83,7 +97,20 @@ async def serve(
             spawn_critical(_hand_over_on_signal(loop, drain, hand_over, stop))
             if loop.certificate is not None and config.enable_ssl_refresh:
                 spawn_critical(loop.certificate.watch())
-            await _serve_http(app, _hypercorn_config(config, http_fd), stop, drain)
+            try:
+                await _serve_http(app, _hypercorn_config(config, http_fd), stop, drain)
+            finally:
+                if recordings is not None:
+                    await recordings.close()
+
+
+def _recordings(
+    config: PoolConfig, tokenizers: Mapping[str, ModelTokenizer]
+) -> AudioDecoders | None:
+    """Return the decoders of recordings; None if no model transcribes."""
+    if all(each.info.speech is None for each in tokenizers.values()):
+        return None
+    return AudioDecoders(config.audio_decoders)
 
 
 async def _watched_keys(config: PoolConfig) -> KeyTable:

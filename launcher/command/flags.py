@@ -145,6 +145,17 @@ _LIMITS = (
     Flag("max_template_argument_chars", metavar="N"),
     Flag("max_template_argument_depth", metavar="N"),
 )
+_SPEECH = (
+    Flag("max_audio_clip_filesize_mb", metavar="MIB"),
+    Flag("max_audio_decode_duration_s", metavar="S"),
+    Flag("audio_decode_timeout_s", metavar="S"),
+    Flag("audio_decoders", metavar="N"),
+    Flag("max_audio_windows", metavar="N"),
+    Flag("temperature_fallback", kind="switch"),
+    Flag("compression_ratio_threshold", metavar="RATIO"),
+    Flag("logprob_threshold", metavar="LOGPROB"),
+    Flag("no_speech_threshold", metavar="PROBABILITY"),
+)
 _STORE = (
     Flag("response_store_url", "a file in the run directory", metavar="URL"),
     Flag("response_store_max_age_s", metavar="S"),
@@ -262,6 +273,7 @@ FLAGS = {
     "the model": _MODEL,
     "serving": _ANSWERS,
     "scaling": _SCALING,
+    "transcription": _SPEECH,
     "what clients keep": _STORE,
     "logging": _LOG,
 }
@@ -293,6 +305,8 @@ _NAMES = {
     "scale_down_window_s": "--scale-down-window",
     "response_store_max_age_s": "--response-store-max-age",
     "file_store_max_age_s": "--file-store-max-age",
+    "max_audio_decode_duration_s": "--max-audio-decode-duration",
+    "audio_decode_timeout_s": "--audio-decode-timeout",
 }
 
 

@@ -20,11 +20,14 @@ from headrace.launcher.models.model_folder import ModelError, read_json_object
 from headrace.protocol.common.context_length import context_length
 from headrace.protocol.common.pooling.json_files import PoolingFilesError, read_object
 from headrace.protocol.common.pooling.model_setup import PoolingSetup, read_setup
+from headrace.protocol.common.pooling.pooler_config import PoolerConfig
 from headrace.protocol.common.pooling.pooler_overrides import (
     longest_embedded,
     with_pooler_config,
 )
-from headrace.protocol.pooler_config import PoolerConfig
+from headrace.protocol.common.speech.speech_info import SpeechInfo
+from headrace.protocol.common.speech.speech_setup import SpeechFilesError, read_speech_setup
+from headrace.protocol.common.speech.speech_types import is_speech_model
 from headrace.protocol.pooling import Convert
 from headrace.protocol.text import PoolingInfo, TextInfo
 
@@ -101,6 +104,7 @@ def _text_info(model: Path, facts: dict[str, Any], overrides: TextOverrides) -> 
         raise ModelError(f"{model}: its config.json gives no vocab_size")
     source, override = overrides.generation_config, overrides.override_generation_config
     defaults = generation_defaults(model, source, override)
+    speech = _speech_info(model, facts, overrides)
     setup = _pooling_setup(model, config, overrides)
     length = _max_model_len(model, facts, overrides.max_model_len, setup)
     return TextInfo(
@@ -114,6 +118,7 @@ def _text_info(model: Path, facts: dict[str, Any], overrides: TextOverrides) -> 
         tokenizer_class=facts["tokenizer_class"],
         added_tokens=facts["added_tokens"],
         pooling=None if setup is None else _pooling_info(model, setup, config, overrides, length),
+        speech=speech,
         **facts["special_tokens"],
     )
 
@@ -128,6 +133,19 @@ def _pooling_setup(
     try:
         return with_pooler_config(read_setup(model, overrides.pools_for, config), overrides.pooler)
     except PoolingFilesError as error:
+        raise ModelError(str(error)) from error
+
+
+def _speech_info(model: Path, facts: dict[str, Any], overrides: TextOverrides) -> SpeechInfo | None:
+    """Return how a model transcribes; None if it does not."""
+    if not is_speech_model(facts["config"]):
+        return None
+    if overrides.pools_for is not None:
+        raise ModelError(f"{model}: transcribes, which --runner pooling excludes")
+    added = {int(index): text for index, text in facts["added_tokens"].items()}
+    try:
+        return read_speech_setup(model, added)
+    except (SpeechFilesError, PoolingFilesError) as error:
         raise ModelError(str(error)) from error
 
 

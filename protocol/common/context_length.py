@@ -11,6 +11,7 @@ _MAX_POSITION_NAMES = (
     "max_seq_len",
     "seq_length",
     "n_ctx",
+    "max_target_positions",
 )
 _SWITCHING_ROPE_TYPES = ("longrope", "su")  # "su" is the name of longrope in older files
 

@@ -18,6 +18,7 @@ from headrace.frontend.adapters import AdapterUse
 from headrace.frontend.app import create_app
 from headrace.frontend.metrics import Metrics
 from headrace.frontend.process.drain import Drain
+from headrace.frontend.speech.audio_source import AudioSource
 from headrace.frontend.store.engine import metadata
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.protocol.config import EngineConfig, GroupConfig, PoolConfig, ServingOptions
@@ -76,6 +77,7 @@ def make_app(text: ModelTokenizer, text_path: Path, pool: FakePool, tmp_path: Pa
         use: AdapterUse | None = None,
         engine: EngineConfig | None = None,
         keys: KeyTable | None = None,
+        recordings: AudioSource | None = None,
         **settings: object,
     ) -> Quart:
         group = GroupConfig(
@@ -91,7 +93,16 @@ def make_app(text: ModelTokenizer, text_path: Path, pool: FakePool, tmp_path: Pa
         config = PoolConfig(run_dir=tmp_path, groups=(group,), **settings)
         texts, metrics = {"main": model}, Metrics(config)
         return create_app(
-            config, texts, pool, metrics, new_grammars(), drain, abortable, use, keys=keys
+            config,
+            texts,
+            pool,
+            metrics,
+            new_grammars(),
+            drain,
+            abortable,
+            use,
+            keys=keys,
+            recordings=recordings,
         )
 
     return make

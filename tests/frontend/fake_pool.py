@@ -63,6 +63,7 @@ class FakePool:
         classes of calls. errors: why they cannot be executed, and of which kind that is.
     numbers: the numbers of texts. encoded: the requests for them.
     reason: why texts end, whatever their tokens say. error: what their last outputs say of it.
+    change: makes of each output what comes instead.
     cached_tokens, written_tokens: prompt tokens that workers find in their caches, and add to them.
     """
 
@@ -78,6 +79,7 @@ class FakePool:
     error: str | None = None
     cached_tokens: int = 0
     written_tokens: int = 0
+    change: Callable[[Generate, Output], Output] = field(default=lambda _, output: output)
     state: PoolState | None = field(default_factory=pool_state)
     live: LiveLoad = field(default_factory=LiveLoad)
     calls: list[tuple[AnyCall, CallTarget]] = field(default_factory=list)
@@ -208,7 +210,7 @@ class FakeStream:
             end = (reason, stop_token) if last else None
             cache = (pool.cached_tokens, pool.written_tokens)
             output = _output(request, tokens[start : start + size], start, end, cache)
-            yield replace(output, error=pool.error if last else None)
+            yield pool.change(request, replace(output, error=pool.error if last else None))
 
 
 def _ended(

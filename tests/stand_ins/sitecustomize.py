@@ -1,8 +1,9 @@
 """Stand in for outside software that misbehaves, in the processes that guard the server from it.
 
 Python imports `sitecustomize` when it starts: a test puts this folder first on PYTHONPATH
-(`python_path`). In a checker of grammars and in a process that renders a client's chat template, a
-text that holds one of the words below then does what the word says. In all others nothing changes.
+(`python_path`). In a checker of grammars, in a process that renders a client's chat template and in
+one that decodes audio, a text (or a file) that holds one of the words below then does what the word
+says. In all others nothing changes.
 
 The guards are tested so and not by inputs that really bring such software down.
 """
@@ -12,7 +13,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 SLEEPS = "stand-in sleeps"  # longer than any deadline
 ALLOCATES = "stand-in allocates"  # more than any bound, and reports that there is no more
@@ -66,7 +67,22 @@ def _change_templates() -> None:
     jinja2.Template.render = stand_in  # type: ignore[method-assign]
 
 
+def _change_decoders() -> None:
+    from headrace.frontend.audio import decode as module
+
+    decode = module.decode
+
+    def stand_in(file: BinaryIO, *values: Any) -> Any:
+        file.seek(0)
+        misbehave(file.read().decode("latin-1"))
+        return decode(file, *values)
+
+    vars(module)["decode"] = stand_in
+
+
 if any(each.endswith("structured.checker") for each in sys.orig_argv):
     _change_compiler()
 if any(each.endswith("chat.untrusted_template") for each in sys.orig_argv):
     _change_templates()
+if any(each.endswith("audio.decoder") for each in sys.orig_argv):
+    _change_decoders()

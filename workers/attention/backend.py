@@ -32,6 +32,7 @@ class AttentionOptions:
         the weights (Xiao et al., 2023); None: there is none.
     is_causal: False: a token attends to those after it, too; with a window, to all that are less
         than `window` away.
+    reads_source: whether it attends to what an encoder made for the sequence instead.
     """
 
     scaling: float
@@ -40,6 +41,7 @@ class AttentionOptions:
     sinks: torch.Tensor | None = field(default=None, compare=False)
     is_causal: bool = True
     bias: torch.Tensor | None = field(default=None, compare=False)
+    reads_source: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,17 +27,19 @@ class AttentionHook:
 
     allows_both_ways: whether layers may attend to later tokens, too, and whether one may be used
         several times: for sequences that run whole in one step.
+    allows_sources: whether layers may attend to what an encoder has made.
     layers, options, heads: found by the probe, in the order in which the layers are called; heads
         are the numbers of query heads.
     """
 
-    def __init__(self, *, allows_both_ways: bool = False) -> None:
+    def __init__(self, *, allows_both_ways: bool = False, allows_sources: bool = False) -> None:
         self.name = f"headrace_paged_{next(_numbers)}"
         self.layers: list[KVLayerShape] = []
         self.options: list[AttentionOptions] = []
         self.heads: list[int] = []
         self.backend: AttentionBackend | None = None
         self._allows_both_ways = allows_both_ways
+        self._allows_sources = allows_sources
         self._numbers: dict[torch.nn.Module, int] = {}
         _register(self)
 
@@ -77,6 +79,10 @@ class AttentionHook:
             if kind != "full_attention" and options.window is None:
                 raise ModelUnsupported(f"layer {number} has {kind}, which paged attention lacks")
 
+    def number_of(self, module: torch.nn.Module) -> int:
+        """Return the number of a layer that the probe has found."""
+        return self._numbers[module]
+
     def _attend(
         self,
         module: torch.nn.Module,
@@ -99,17 +105,22 @@ class AttentionHook:
         causal = bool(getattr(module, "is_causal", True)) and is_causal is not False
         if is_causal is not None and self._allows_both_ways:
             causal = is_causal
-        options = AttentionOptions(scaling, sliding_window, softcap, s_aux, causal, offset_bias)
+        reads_source = self._allows_sources and _is_cross_attention(module)
+        options = AttentionOptions(
+            scaling, sliding_window, softcap, s_aux, causal, offset_bias, reads_source
+        )
         if self.backend is None:
             if not (causal or self._allows_both_ways):
                 raise ModelUnsupported("its attention is not causal")
-            _check_call(query, key, attention_mask, others)
+            if not reads_source:
+                _check_call(query, key, attention_mask, others)
             return self._probe_layer(module, query, key, value, options), None
         layer = self._numbers[module]
         rows_query = query[0].transpose(0, 1)
         rows_key = key[0].transpose(0, 1)
         rows_value = value[0].transpose(0, 1)
-        self.backend.write(layer, rows_key, rows_value)
+        if not reads_source:
+            self.backend.write(layer, rows_key, rows_value)
         output = self.backend.attend(layer, rows_query, rows_key, rows_value, options)
         return output.unsqueeze(0), None
 
@@ -161,6 +172,12 @@ def attention_of(model: PreTrainedModel, name: str) -> Iterator[None]:
         yield
     finally:
         model.set_attn_implementation(before)
+
+
+def _is_cross_attention(module: torch.nn.Module) -> bool:
+    """Return whether a decoder's layer attends to an encoder's vectors, by the names of
+    transformers' models."""
+    return bool(getattr(module, "is_decoder", False)) and not getattr(module, "is_causal", True)
 
 
 def _check_call(

@@ -11,8 +11,10 @@ from headrace.workers.engine.output_processor import OutputProcessor
 from headrace.workers.engine.runner import Runner
 from headrace.workers.engine.scheduler import Scheduler
 from headrace.workers.engine.step_pipeline import StepPipeline
+from headrace.workers.engine.window_slots import WindowSlots
 from headrace.workers.grammars.gate import GrammarGate
 from headrace.workers.grammars.grammar_manager import GrammarManager
+from headrace.workers.sequence.check_window import WindowChecks
 from headrace.workers.sequence.engine_adapters import EngineAdapters
 from headrace.workers.sequence.token_texts import TokenTexts
 
@@ -31,6 +33,8 @@ def assemble_engine(
     adapters: EngineAdapters | None = None,
     max_loras: int = 1,
     texts: TokenTexts | None = None,
+    slots: WindowSlots | None = None,
+    windows: WindowChecks | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Engine:
     """Make the parts of an engine and join them.
@@ -39,6 +43,7 @@ def assemble_engine(
     adapters: None: requests with an adapter are rejected.
     max_loras: the most different adapters in one step.
     texts: of the tokens, where `grammars` does not read them; None: thinking budgets are rejected.
+    slots, windows: of a runner whose model transcribes; None: it only reads.
     clock: returns seconds; measures steps, whose token budget depends on it.
     """
     max_len = min(runner.max_model_len, runner.num_blocks * runner.block_size)
@@ -51,6 +56,7 @@ def assemble_engine(
         enable_prefix_caching=enable_prefix_caching,
         drafter=drafter,
         max_loras=None if adapters is None else max_loras,
+        slots=slots,
     )
     if adapters is not None:
         runner.use_adapters(adapters)
@@ -64,4 +70,5 @@ def assemble_engine(
         grammar_gate=None if grammars is None else GrammarGate(grammars),
         adapters=adapters,
         texts=texts,
+        windows=windows,
     )

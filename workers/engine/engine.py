@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from headrace.protocol.pooling import Task
+from headrace.protocol.pooling import TRANSCRIPTION, Task
 from headrace.protocol.state import WorkerLoad
 from headrace.protocol.to_frontend import Output
 from headrace.protocol.to_worker import EngineRequest, Generate
@@ -23,6 +23,7 @@ from headrace.workers.engine.step_pipeline import FinishedStep, StepPipeline
 from headrace.workers.errors import AdapterError, EngineFailed, RejectedByEngine
 from headrace.workers.grammars.gate import GrammarGate
 from headrace.workers.sequence.check_request import check_request
+from headrace.workers.sequence.check_window import WindowChecks, check_window
 from headrace.workers.sequence.engine_adapters import EngineAdapters
 from headrace.workers.sequence.sequence import Chunk, Sequence
 from headrace.workers.sequence.token_texts import TokenTexts
@@ -33,8 +34,7 @@ MAX_PREEMPTIONS_COUNTED = 20
 class Engine:
     """Runs requests on a runner, many at a time: a ReplicaEngine whose model generates text."""
 
-    tasks: tuple[Task, ...] = ("generate",)
-    on_progress: Callable[[], None] | None = None  # its steps are short
+    on_progress: Callable[[], None] | None = None
 
     def __init__(
         self,
@@ -47,6 +47,7 @@ class Engine:
         grammar_gate: GrammarGate | None = None,
         adapters: EngineAdapters | None = None,
         texts: TokenTexts | None = None,
+        windows: WindowChecks | None = None,
     ) -> None:
         """Join parts that share one pool of blocks; `assemble.assemble_engine` makes them.
 
@@ -55,7 +56,10 @@ class Engine:
         grammar_gate: None: requests with a grammar are rejected.
         adapters: None: requests with an adapter are rejected.
         texts: of the tokens, where no gate reads them; None: thinking budgets are rejected, too.
+        windows: of a model that transcribes; None: it only reads.
         """
+        self.tasks: tuple[Task, ...] = ("generate",) if windows is None else (TRANSCRIPTION,)
+        self._windows = windows
         self.max_len = max_len
         self.failed = False
         self._scheduler = scheduler
@@ -76,7 +80,9 @@ class Engine:
         if self.failed:
             raise EngineFailed("the engine has failed")
         if not isinstance(request, Generate):
-            raise RejectedByEngine("task: this model only generates text", retry_elsewhere=False)
+            does = "generates text" if self._windows is None else "transcribes"
+            raise RejectedByEngine(f"task: this model only {does}", retry_elsewhere=False)
+        check_window(request, self._windows)
         adapter_ids = None if self._adapters is None else self._adapters.ids
         check_request(request, self._sequences, self.runner.vocab_size, self.max_len, adapter_ids)
         self._arrivals += 1
@@ -143,6 +149,7 @@ class Engine:
             return
         if self._gate is not None:
             self._gate.grammars.start_masks(chunks)
+        self.runner.on_progress = self.on_progress
         self._pipeline.launch(chunks)
 
     def _postprocess(self, step: FinishedStep) -> list[Output]:
@@ -265,6 +272,7 @@ class Engine:
         self._pool.clear()
         if self._adapters is not None:
             runner.use_adapters(self._adapters)
+        self._scheduler.give_slots_to(runner)
         self._pipeline.replace_runner(runner)
 
     def load(self) -> WorkerLoad:

@@ -42,6 +42,9 @@ class OutputProcessor:
             prompt_tokens = min(chunk.end, sequence.num_prompt) - chunk.start
             self.counters.prompt_tokens += max(prompt_tokens, 0)
             sequence.prompt_logprobs.extend(result.prompt_logprobs)
+            if result.no_speech_prob is not None:
+                sequence.no_speech_prob = result.no_speech_prob
+            sequence.token_starts = result.token_starts or sequence.token_starts
             if chunk.samples:
                 outputs.append(self._advance(chunk, result))
             elif result.error is None:  # else its keys and values are worth nothing to others
@@ -118,4 +121,6 @@ class OutputProcessor:
             prefill_s=time.monotonic() - scheduled_s,
             prompt_logprobs=tuple(sequence.prompt_logprobs) if wanted else None,
             written_tokens=self._scheduler.written_tokens(sequence),
+            no_speech_prob=sequence.no_speech_prob,
+            token_starts=sequence.token_starts,
         )

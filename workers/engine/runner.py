@@ -1,7 +1,7 @@
 """The interface between the engine and what runs the model."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from headrace.workers.sequence.engine_adapters import EngineAdapters
@@ -27,7 +27,10 @@ class Runner(Protocol):
     num_blocks, block_size: of the paged cache, in blocks and in tokens.
     default_step_tokens: how many tokens in a step suit the device.
     overlaps: whether a step can be launched while the one before it is running.
+    on_progress: a runner whose steps may take long calls it within them, if it is given.
     """
+
+    on_progress: Callable[[], None] | None
 
     @property
     def vocab_size(self) -> int: ...
@@ -125,6 +128,7 @@ class StepwiseRunner(ABC):
     """Base of runners that run one step after the other."""
 
     overlaps = False
+    on_progress: Callable[[], None] | None = None
 
     @abstractmethod
     def run(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:

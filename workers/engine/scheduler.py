@@ -5,6 +5,7 @@ import time
 from bisect import insort
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from headrace.workers.engine.block_pool import BlockPool
 from headrace.workers.engine.drafter import Drafter
@@ -12,6 +13,7 @@ from headrace.workers.engine.fairness import owners_to_defer, pick_victim
 from headrace.workers.engine.step_budget import StepBudget
 from headrace.workers.engine.step_plan import StepPlan
 from headrace.workers.engine.waiting_queue import WaitingQueue
+from headrace.workers.engine.window_slots import WindowSlots
 from headrace.workers.sequence.sequence import Chunk, Owner, Sequence
 
 MAX_PROMPT_LOGPROBS = 256  # prompt tokens of one step: each takes a row of the whole vocabulary
@@ -48,10 +50,12 @@ class Scheduler:
         enable_prefix_caching: bool,
         drafter: Drafter | None = None,
         max_loras: int | None = None,
+        slots: WindowSlots | None = None,
     ) -> None:
         """Create a scheduler without sequences.
 
         max_loras: the most different adapters of running sequences; None: any number.
+        slots: of the runner, for the windows that sequences listen to; None: they only read.
         """
         self.pool = pool
         self.counters = SchedulerCounters()
@@ -60,6 +64,7 @@ class Scheduler:
         self._budget = StepBudget(max_num_batched_tokens)
         self._drafter = drafter
         self._max_loras = max_loras
+        self._slots = slots
         self._caching = enable_prefix_caching
         self._running: list[Sequence] = []
         self._waiting = WaitingQueue[Sequence]()
@@ -107,6 +112,14 @@ class Scheduler:
         else:
             self._waiting.remove(sequence)
         self._release_blocks(sequence)
+        if self._slots is not None and sequence.has_slot:
+            self._slots.leave(sequence.window)
+            sequence.has_slot = False
+
+    def give_slots_to(self, runner: Any) -> None:
+        """Let another runner of the same model use the slots of windows."""
+        if self._slots is not None:
+            runner.slots = self._slots
 
     def reset_prefix_cache(self) -> None:
         """Forget all cached prefixes.
@@ -139,6 +152,8 @@ class Scheduler:
         Empty only if no sequence has a token left to run.
         """
         self._preempt_for_newcomer()
+        if self._slots is not None:
+            self._slots.begin_step()
         deferred = self._deferred_owners()
         # Never their decodes in two steps in a row: their outputs continue, if more slowly.
         no_decodes = frozenset[Owner]() if self._deferred_decodes else deferred
@@ -177,6 +192,8 @@ class Scheduler:
 
     def observe(self, chunks: list[Chunk], seconds: float) -> None:
         """Record how long a step took."""
+        if self._slots is not None:  # what encoding took says nothing about tokens
+            seconds = max(0.0, seconds - self._slots.take_seconds())
         decode_rows = sum(chunk.count for chunk in chunks if chunk.is_decode)
         prompt_tokens = sum(chunk.count for chunk in chunks) - decode_rows
         self._budget.observe(decode_rows, prompt_tokens, seconds)
@@ -294,8 +311,9 @@ class Scheduler:
             sequence = self._next_waiting()
             if sequence is None or not plan.allows_prompt(sequence):
                 return
-            if not self._allocate(sequence):
+            if not (self._slot_allows(sequence, plan) and self._allocate(sequence)):
                 return
+            self._join_slot(sequence)
             out_of_order = sequence is not self._waiting.first()
             sequence.deferred_owners = self._owners_to_defer(sequence)
             again = sequence.scheduled_s is not None  # its tenant has paid for the first time
@@ -305,6 +323,18 @@ class Scheduler:
             if not again:
                 sequence.scheduled_s = time.monotonic()
             plan.add(sequence, plan.count_for(sequence))
+
+    def _slot_allows(self, sequence: Sequence, plan: StepPlan) -> bool:
+        """Return whether the step has time, and the runner room, for a sequence's window."""
+        if self._slots is None or sequence.has_slot:
+            return True
+        has_decodes = any(chunk.is_decode for chunk in plan.chunks.values())
+        return self._slots.admits(sequence.window, beside_decodes=has_decodes)
+
+    def _join_slot(self, sequence: Sequence) -> None:
+        if self._slots is not None and not sequence.has_slot:
+            self._slots.join(sequence.window)
+            sequence.has_slot = True
 
     def _allocate(self, sequence: Sequence) -> bool:
         """Hold blocks for all of a waiting sequence's tokens, as many as possible from the cache.

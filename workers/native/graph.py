@@ -12,7 +12,7 @@ from typing import Any, Literal
 NodeKind = Literal[
     "embedding", "linear", "norm", "activation", "attend", "table", "copy", "gather", "scale",
     "cat", "mul", "add", "rotate", "gated", "route", "chosen", "experts",
-    "sub", "assemble",
+    "sub", "assemble", "store",
 ]  # fmt: skip
 
 
@@ -106,7 +106,7 @@ class Node:
     @property
     def target(self) -> "Node | None":
         """The node whose value it changes in place, if it has no value of its own."""
-        if self.width:
+        if self.width or self.kind == "store":
             return None
         return self.inputs[0 if self.kind == "rotate" else 1].node
 
@@ -117,13 +117,14 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """Nodes in the order in which they were computed; `output` is the logits.
+    """Nodes in the order in which they were computed; `output` is the logits, or None where all
+    that is computed is stored.
 
     tables: calls whose values depend on the positions alone.
     """
 
     nodes: tuple[Node, ...]
-    output: Node
+    output: Node | None
     tables: tuple["TableCall", ...]
 
     def users(self) -> dict[Node, list[Node]]:

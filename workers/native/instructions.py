@@ -7,6 +7,15 @@ from typing import Any
 from headrace.workers.native.library import Operation
 
 
+class CacheKind(IntEnum):
+    """Whose keys and values attention reads or writes: the sequence's own, an encoder's for the
+    sequence, or those of one step alone (see src/program.h)."""
+
+    OWN = 0
+    SOURCE = 1
+    PASSING = 2
+
+
 class BufferKind(IntEnum):
     """The number type of a buffer: float32, the type of the products, 8-bit integers, or rows that
     are rounded in blocks (see src/rounded_rows.h), whose width is a number of blocks."""
@@ -60,6 +69,7 @@ class Lowered:
     buffers: those that exist at the same time.
     tables: (call, index of its output) and width of each table that a step must provide.
     adapted: the products that adapters may change, in the order of their indices.
+    sections: the ends of several programs in `ops`, one after another; empty: there is one.
     """
 
     ops: tuple[Op, ...]
@@ -67,6 +77,7 @@ class Lowered:
     tables: tuple[tuple[tuple[int, int], int], ...]
     num_layers: int
     adapted: tuple[Op, ...] = ()
+    sections: tuple[int, ...] = ()
 
 
 def share_buffers(ops: list[Op]) -> list[Buffer]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # pydantic is not needed to run a model
 Operation = Literal[
     "embed", "norm", "linear", "convert", "rotate", "write", "attend", "finish_attend", "combine",
     "gather", "round", "shrink", "round_blocks", "route", "sort_pairs", "copy_rows", "experts_up",
-    "experts_down", "copy_heads", "round_pairs", "reorder",
+    "experts_down", "copy_heads", "round_pairs", "reorder", "scores",
 ]  # fmt: skip
 
 
@@ -59,7 +59,7 @@ class CInstruction(ctypes.Structure):
         ("inputs", COperand * 3),
         ("out", COperand),
         ("packed", ctypes.c_int32),
-        ("sizes", ctypes.c_int32 * 8),
+        ("sizes", ctypes.c_int32 * 9),
         ("numbers", ctypes.c_float * 3),
         ("data", ctypes.c_void_p * 3),
     )
@@ -102,7 +102,18 @@ class CStep(ctypes.Structure):
         ("num_slots", ctypes.c_int32),
         ("max_rank", ctypes.c_int32),
         ("token_types", ctypes.c_void_p),
+        ("begin", ctypes.c_int32),
+        ("end", ctypes.c_int32),
+        ("sources", ctypes.c_void_p),
+        ("features", ctypes.c_void_p),
+        ("scores", ctypes.c_void_p),
+        ("feature_stride", ctypes.c_int32),
+        ("score_stride", ctypes.c_int32),
     )
+
+
+class CCacheBlocks(ctypes.Structure):
+    _fields_ = (("counts", ctypes.c_int64 * 3),)
 
 
 class CDraw(ctypes.Structure):
@@ -122,7 +133,7 @@ _SIGNATURES = {
     "allocate": ((_LONG,), _POINTER),
     "free": ((_POINTER, _LONG), None),
     "pack": ((_INT, _POINTER, _LONG, _LONG, _LONG, _LONG, _LONG, _LONG, _POINTER), None),
-    "new": ((_INT, _POINTER, _INT, _POINTER, _INT, _INT, _LONG, _INT, _INT, _INT), _POINTER),
+    "new": ((_INT, _POINTER, _INT, _POINTER, _INT, _INT, _POINTER, _INT, _INT, _INT), _POINTER),
     "run": ((_INT, _POINTER, _POINTER), _INT),
     "delete": ((_INT, _POINTER), None),
     "quantized_panel_bytes": ((_INT, _LONG), _LONG),

@@ -12,16 +12,18 @@ from headrace.workers.native.graph import Graph, Node, NotStatic, RowView
 from headrace.workers.native.instructions import (
     Buffer,
     BufferKind,
+    CacheKind,
     Lowered,
     Op,
     Operand,
     share_buffers,
 )
 from headrace.workers.native.library import Operation
+from headrace.workers.native.node_parts import head_dims, parts_of, siblings_in
 from headrace.workers.native.weight_format import WeightFormat, format_of, order_key
 from headrace.workers.quantized.formats import BLOCK
 
-_LOOKED_UP = ("tokens", "positions", "types")  # as numbered in src/row_operations.h
+_LOOKED_UP = ("tokens", "positions", "types", "features")  # as numbered in src/row_operations.h
 _ROUNDED_KINDS = (BufferKind.INT8, BufferKind.ROUNDED)
 
 
@@ -70,7 +72,7 @@ class _Lowering:
         self._users = graph.users()
         self._operands: dict[Node, Operand] = {}
         self._converted: dict[tuple[Node, int, str], tuple[Operand, ...]] = {}
-        self._siblings = _siblings(graph, self._format_for)
+        self._siblings = siblings_in(graph, self._format_for)
 
     def emit(self, node: Node) -> None:
         getattr(self, f"_{node.kind}")(node)
@@ -124,7 +126,8 @@ class _Lowering:
 
     def _format_of(self, weight: Any, node: Node) -> WeightFormat:
         """Return the format of one of a product's weights."""
-        is_head = node.logit_rows_only and node.width == self._graph.output.width
+        output = self._graph.output
+        is_head = output is not None and node.logit_rows_only and node.width == output.width
         return format_of(weight, self._quantization, is_head)
 
     def _formats(self, node: Node) -> set[WeightFormat]:
@@ -395,19 +398,36 @@ class _Lowering:
     def _attend(self, node: Node) -> None:
         names = ("heads", "kv_heads", "key_dim", "value_dim", "window", "layer")
         sizes = {index: node.data[name] for index, name in enumerate(names)}
-        key_dim, value_dim = node.data["key_dim"], node.data["value_dim"]
+        key_dim = node.data["key_dim"]
+        sizes[8] = node.data["cache"]
         query, query_stride = self._head_operand(node.inputs[0], key_dim)
-        key, key_stride = self._head_operand(node.inputs[1], key_dim)
-        value, value_stride = self._head_operand(node.inputs[2], value_dim)
         numbers = (node.data["scaling"], node.data["softcap"])
-        out = self._allocate(node, self._packs(node))
         self.num_layers = max(self.num_layers, node.data["layer"] + 1)
-        strides = {6: key_stride, 7: value_stride}
-        self._op("write", node, (key, value), key, sizes=sizes | strides, numbers=numbers)
+        if len(node.inputs) > 1:
+            self._write(node, node.inputs[1:], sizes, numbers)
+        out = self._allocate(node, self._packs(node))
         sizes[6] = query_stride
+        if node.data.get("scored"):
+            scored = {"places": node.data["scored"]}
+            self._op("scores", node, (query,), query, sizes=sizes, numbers=numbers, data=scored)
         for kind in ("attend", "finish_attend"):
             data = {name: node.data[name] for name in ("sinks", "bias")}
             self._op(kind, node, (query,), out, sizes=sizes, numbers=numbers, data=data)
+
+    def _store(self, node: Node) -> None:
+        sizes = {0: node.data["kv_heads"], 1: node.data["kv_heads"], 2: node.data["key_dim"]}
+        sizes |= {3: node.data["value_dim"], 5: node.data["layer"], 8: int(CacheKind.SOURCE)}
+        self._write(node, node.inputs, sizes, (1.0, 0.0))
+
+    def _write(
+        self, node: Node, views: tuple[RowView, ...], sizes: dict[int, int],
+        numbers: tuple[float, ...],
+    ) -> None:  # fmt: skip
+        """Write keys and values, of which there are views, to a layer's cache."""
+        keys, key_stride = self._head_operand(views[0], sizes[2])
+        values, value_stride = self._head_operand(views[1], sizes[3])
+        strides = {6: key_stride, 7: value_stride}
+        self._op("write", node, (keys, values), keys, sizes=sizes | strides, numbers=numbers)
 
     def _gather(self, node: Node) -> None:
         source = self._operand(node.inputs[0])
@@ -439,7 +459,7 @@ class _Lowering:
         if sum(view.width for view in node.inputs) != node.width:
             raise NotStatic("it leaves numbers of new memory as they are")
         for view, (offset, dims) in zip(node.inputs, node.data["targets"], strict=True):
-            source, target = (_head_dims(part) for part in (view.dims, dims))
+            source, target = (head_dims(part) for part in (view.dims, dims))
             if source[0] != target[0] or source[2] != target[2]:
                 raise NotStatic("it reorders numbers by a copy")
             start = RowView(view.node, view.offset, ((source[2], 1),))
@@ -460,35 +480,5 @@ class _Lowering:
         raise NotStatic("it concatenates values")
 
 
-def parts_of(data: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the layers of a product, or of a node that is one, in the order of their outputs."""
-    if "gate" in data:
-        return [data["gate"], data["partner"]]
-    return list(data["parts"]) if "parts" in data else [data]
-
-
-def _head_dims(dims: tuple[tuple[int, int], ...]) -> tuple[int, int, int]:
-    """Return the number of heads, the stride between them and the size of each."""
-    if len(dims) == 1 and dims[0][1] == 1:
-        return 1, 0, dims[0][0]
-    if len(dims) == 2 and dims[1][1] == 1:
-        return dims[0][0], dims[0][1], dims[1][0]
-    raise NotStatic("its heads have an unknown layout")
-
-
 def _copies(operand: Operand) -> int:
     return 1 if operand.buffer is None else operand.buffer.copies
-
-
-def _siblings(graph: Graph, format_for: Callable[[Node], WeightFormat]) -> dict[Node, list[Node]]:
-    """Group plain linears that read the same value and have weights of the same format, and in the
-    same order: one product computes them all."""
-    groups: dict[tuple[Node, int, int, bool, WeightFormat, str], list[Node]] = {}
-    for node in graph.nodes:
-        plain = node.kind == "linear" and not {"function", "exact"} & node.data.keys()
-        if plain and len(node.inputs) == 1:
-            view = node.inputs[0]
-            formed = format_for(node), order_key(node.data["weight"])
-            key = (view.node, view.offset, view.width, node.logit_rows_only, *formed)
-            groups.setdefault(key, []).append(node)
-    return {node: group for group in groups.values() for node in group}

@@ -32,6 +32,7 @@ class ProgramPlan:
     """A lowered model with references to its weights.
 
     layers: shapes of the cache's layers. tables: in the order in which the model computes them.
+    source_layers: of the cache of what an encoder makes.
     vocab_size: the number of logits of a row, or of what else is computed of it.
     adaptable: names, by the ids of their weights, of the layers that adapters may change.
     shapes: of these layers, by name.
@@ -44,6 +45,7 @@ class ProgramPlan:
     vocab_size: int
     adaptable: Mapping[int, str]
     shapes: Mapping[str, LinearShape]
+    source_layers: tuple[KVLayerShape, ...] = ()
 
 
 def plan_program(
@@ -74,7 +76,7 @@ def plan_program(
         layers=tuple(hook.layers),
         lowered=lower(graph, per_word, quantization, names.keys()),
         tables=tuple(_tables_of(call, length) for call in graph.tables),
-        vocab_size=graph.output.width,
+        vocab_size=0 if graph.output is None else graph.output.width,
         adaptable=names,
         shapes={name: linear_shape(layer) for name, layer in (adaptable or {}).items()},
     )

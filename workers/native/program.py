@@ -28,13 +28,14 @@ from headrace.workers.native.library import (
     MAX_HEAD_DIM,
     OPERATIONS,
     CBuffer,
+    CCacheBlocks,
     CInstruction,
     COperand,
     CScoreBias,
     CStep,
     require_kernels,
 )
-from headrace.workers.native.lower import parts_of
+from headrace.workers.native.node_parts import parts_of
 from headrace.workers.native.packed_blocks import PackedBlocks
 from headrace.workers.native.packed_weight import ALIGNMENT, PackedWeight
 from headrace.workers.native.plan import ProgramPlan, plan_program
@@ -95,8 +96,9 @@ class CompiledProgram:
         self.dtype = plan.dtype
         self.is_bf16 = plan.dtype == torch.bfloat16
         self.threads = threads
-        self.layers = plan.layers
+        self.layers, self.source_layers = plan.layers, plan.source_layers
         self.tables = lowered.tables
+        self.sections = lowered.sections
         self.calls = plan.tables
         self.vocab_size = plan.vocab_size
         self._referenced: list[Any] = []  # keeps alive the memory that instructions point to
@@ -139,15 +141,19 @@ class CompiledProgram:
         cache_dtype: CacheDtype | None = None,
         *,
         shares_layers: bool = False,
+        source_blocks: int = 0,
+        passing_blocks: int = 0,
     ) -> "Program":
         """Return a program with a cache of its own, of the model's dtype unless another is given.
 
         shares_layers: all layers use the same memory, so that no step can read what one before it
             has written: for sequences that run whole in one step.
+        source_blocks, passing_blocks: of caches besides the sequences' own; see CacheKind.
 
         Raises MemoryError if there is no memory.
         """
-        return Program(self, num_blocks, block_size, cache_dtype, shares_layers)
+        blocks = (num_blocks, source_blocks, passing_blocks)
+        return Program(self, blocks, block_size, cache_dtype, shares_layers)
 
     def _plan_weights(self, ops: Sequence[Op]) -> list[PackedWeight | PackedExperts | None]:
         """Plan the weights of each instruction; layers that are used several times share them."""
@@ -171,7 +177,11 @@ class CompiledProgram:
     def _plan_table(self, op: Op) -> PackedWeight | None:
         """Plan the panels of an embedding in blocks; None if the head's are read, or a tensor."""
         table = op.data["table"]
-        if id(table) in self._packed_by_weight or not format_of(table, None).is_blocks:
+        if (
+            table is None
+            or id(table) in self._packed_by_weight
+            or not format_of(table, None).is_blocks
+        ):
             return None
         part = {"weight": table, "bias": None, "transposed": False}
         return PackedBlocks([part], self.dtype, format_of(table, None), is_gated=False)
@@ -192,7 +202,7 @@ class CompiledProgram:
             instruction.numbers[index] = value
         function = op.data.get("function")
         activation = 0 if function is None else 1 + list(ACTIVATIONS).index(function)
-        if op.kind == "embed":
+        if op.kind == "embed" and op.data["table"] is not None:
             assert not isinstance(weight, PackedExperts)
             self._embed(instruction, op.data["table"], weight)
         elif op.kind == "norm":
@@ -208,6 +218,10 @@ class CompiledProgram:
         elif op.kind in ("attend", "finish_attend"):
             instruction.data[0] = self._float_address(op.data["sinks"])
             instruction.data[1] = self._score_bias(op.data["bias"])
+        elif op.kind == "scores":
+            places = torch.tensor(op.data["places"], dtype=torch.int32)
+            self._referenced.append(places)
+            instruction.data[0] = places.data_ptr()
         elif op.kind == "route":
             instruction.data[0] = self._float_address(op.data["choice_bias"])
         elif weight is not None:
@@ -266,27 +280,29 @@ class CompiledProgram:
 
 
 class Program:
-    """A running program: threads, and a cache of num_blocks blocks of block_size tokens.
+    """A running program: threads, and caches of some blocks of block_size tokens.
 
-    block_size must be a multiple of 16.
+    blocks: of the caches, by CacheKind. block_size must be a multiple of 16.
     """
 
     def __init__(
         self,
         compiled: CompiledProgram,
-        num_blocks: int,
+        blocks: tuple[int, int, int],
         block_size: int,
         cache_dtype: CacheDtype | None = None,
         shares_layers: bool = False,
     ) -> None:
         assert block_size % GROUP_TOKENS == 0
         library = require_kernels()
+        sizes = CCacheBlocks((ctypes.c_int64 * 3)(*blocks))
         self._compiled = compiled
         self._output = torch.empty((0, compiled.vocab_size))
         self._run = library.run
+        self._begin = compiled.sections[-2] if len(compiled.sections) > 1 else 0
         self._handle = library.new(
             compiled.is_bf16, compiled.instructions, len(compiled.instructions), compiled.buffers,
-            len(compiled.buffers), compiled.threads, num_blocks, block_size,
+            len(compiled.buffers), compiled.threads, ctypes.byref(sizes), block_size,
             _cache_format(cache_dtype, compiled.dtype), shares_layers,
         )  # fmt: skip
         if not self._handle:
@@ -302,12 +318,16 @@ class Program:
         slots: torch.Tensor | None = None,
         adapters: NativeAdapterSlots | None = None,
         token_types: Sequence[int] | None = None,
+        sources: Sequence[Span] = (),
+        scores: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Compute logits [logit rows, vocabulary], float32, of a flattened batch.
 
         logit_rows: the rows whose logits are needed; all, for a program of something else.
         slots: the adapter slot of each row [rows]; None: no row has an adapter.
         token_types: of each row; None: all 0.
+        sources: what each of the batch's spans attends to besides its own tokens, in their order.
+        scores: receives scores of attention to that [heads, rows, positions], as exponents of two.
 
         The logits are valid until the next call, which writes to the same memory: fresh pages would
         cost a millisecond a step. Raises MemoryError if there is no memory for the step.
@@ -315,14 +335,15 @@ class Program:
         types = token_types or [0] * len(token_ids)
         ids = torch.tensor([token_ids, positions, types], dtype=torch.int32)
         logit_indices = torch.tensor(logit_rows, dtype=torch.int32)
-        spans, blocks = _span_arrays([*batch.decodes, *batch.prefills])
+        own = [*batch.decodes, *batch.prefills]
+        spans, blocks = _span_arrays([*own, *sources])
         tables = self._tables(ids[1:2].long())
         addresses = (ctypes.c_void_p * max(1, len(tables)))(*(t.data_ptr() for t in tables))
         output = self._output_of(len(logit_rows))
         step = CStep(
             rows=len(token_ids),
             num_logit_rows=len(logit_rows),
-            num_spans=len(spans),
+            num_spans=len(own),
             token_ids=ids[0].data_ptr(),
             positions=ids[1].data_ptr(),
             logit_rows=logit_indices.data_ptr(),
@@ -331,13 +352,57 @@ class Program:
             tables=ctypes.addressof(addresses),
             output=output.data_ptr(),
             token_types=ids[2].data_ptr(),
+            begin=self._begin,
+            end=len(self._compiled.instructions),
         )
+        if sources:
+            step.sources = spans[len(own) :].data_ptr()
+        if scores is not None:
+            step.scores, step.score_stride = scores.data_ptr(), scores.shape[2]
         if slots is not None and adapters is not None:
             step.slots, step.adapters = slots.data_ptr(), adapters.table
             step.num_slots, step.max_rank = adapters.num_slots, adapters.max_rank
+        self._execute(step)
+        return output
+
+    def run_section(
+        self,
+        number: int,
+        features: torch.Tensor,
+        output: torch.Tensor | None = None,
+        span: Span | None = None,
+        source: Span | None = None,
+    ) -> None:
+        """Run one of the programs before the last on the features [rows, width] of one sequence.
+
+        features: float32; rows may overlap. output: receives the program's values [rows, width].
+        span: what the rows attend to, all in this step. source: where they store what they make.
+        """
+        rows = len(features)
+        assert features.stride(1) == 1
+        positions = torch.arange(rows, dtype=torch.int32)
+        spans, blocks = _span_arrays([each for each in (span, source) if each is not None])
+        ends = self._compiled.sections
+        step = CStep(
+            rows=rows,
+            num_spans=0 if span is None else 1,
+            positions=positions.data_ptr(),
+            spans=spans.data_ptr(),
+            blocks=blocks.data_ptr(),
+            output=None if output is None else output.data_ptr(),
+            begin=ends[number - 1] if number else 0,
+            end=ends[number],
+            features=features.data_ptr(),
+            feature_stride=features.stride(0),
+        )
+        if source is not None:
+            step.sources = spans[1:].data_ptr()
+        self._execute(step)
+
+    def _execute(self, step: CStep) -> None:
+        """Run a step. Raises MemoryError if there is no memory for it."""
         if self._run(self._compiled.is_bf16, self._handle, ctypes.byref(step)):
             raise MemoryError("no memory for a step")
-        return output
 
     def _output_of(self, rows: int) -> torch.Tensor:
         if rows > len(self._output):

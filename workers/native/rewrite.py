@@ -22,7 +22,7 @@ Nodes = list[Node]
 def rewrite(graph: Graph) -> Graph:
     """Return the same computation in fewer nodes. Raises NotStatic if copies reorder numbers."""
     nodes = _move_gather_up(list(graph.nodes))
-    output = graph.output.view()
+    output = None if graph.output is None else graph.output.view()
     for fuse in (
         _fuse_copy,
         _fuse_rotary,
@@ -33,7 +33,7 @@ def rewrite(graph: Graph) -> Graph:
         _fuse_residual,
     ):
         nodes, output = _pass(nodes, output, fuse)
-    return replace(graph, nodes=tuple(nodes), output=output.node)
+    return replace(graph, nodes=tuple(nodes), output=None if output is None else output.node)
 
 
 _ROW_BY_ROW: set[NodeKind] = {
@@ -111,7 +111,7 @@ class _GraphState:
 _Rewrite = Callable[[Node, _GraphState], tuple[RowView | None, Node | None]]
 
 
-def _pass(nodes: Nodes, output: RowView, fuse: _Rewrite) -> tuple[Nodes, RowView]:
+def _pass(nodes: Nodes, output: RowView | None, fuse: _Rewrite) -> tuple[Nodes, RowView | None]:
     """Apply a fusing function to each node, then drop the nodes that are not read any more."""
     state = _GraphState(nodes)
     replacements: dict[Node, RowView] = {}
@@ -129,7 +129,7 @@ def _pass(nodes: Nodes, output: RowView, fuse: _Rewrite) -> tuple[Nodes, RowView
             kept.append(node)
         if view is not None:  # the node's users now read its replacement
             state.users.setdefault(view.node, []).extend(state.users[node])
-    output = _resolve(output, replacements)
+    output = None if output is None else _resolve(output, replacements)
     return _reachable(kept, output), output
 
 
@@ -145,8 +145,10 @@ def _resolve(view: RowView, replacements: dict[Node, RowView]) -> RowView:
     return RowView(target.node, target.offset + view.offset, view.dims)
 
 
-def _reachable(nodes: Nodes, output: RowView) -> Nodes:
-    needed = {output.node}
+def _reachable(nodes: Nodes, output: RowView | None) -> Nodes:
+    needed = {node for node in nodes if node.kind == "store"}
+    if output is not None:
+        needed.add(output.node)
     for node in reversed(nodes):
         target = node.target
         if target is not None and target in needed:

@@ -4,10 +4,8 @@ Keys and values lie in a paged cache, as those of a generator do, but only while
 computed: all layers use the same memory.
 """
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -18,14 +16,11 @@ from headrace.workers.native.adapter_slots import NativeAdapterSlots
 from headrace.workers.native.library import GROUP_TOKENS
 from headrace.workers.native.program import CompiledProgram, Program
 from headrace.workers.pooling.positions import Positions
+from headrace.workers.progress import reporting
 
 # Tokens of a call, unless one text has more: fewer leave threads to wait for each other more often.
 _CALL_TOKENS = 2048
 
-# A call that should take longer is reported so often while it runs, for at most so many times as
-# long as it should take: attention to many tokens takes longer, and machines have other work.
-_REPORT_S = 1.0
-_PATIENCE = 20
 _TIMED_TOKENS = 64  # a call of fewer says little of what a token takes
 
 
@@ -59,7 +54,7 @@ class CompiledEncoder:
         for texts in calls(requests, 0 if self.slots is None else self.slots.num_slots):
             tokens = sum(len(text.prompt_token_ids) for text in texts)
             started = time.monotonic()
-            with _reporting(report, tokens * self._token_s):
+            with reporting(report, tokens * self._token_s):
                 vectors += self._run(texts)
             if tokens >= _TIMED_TOKENS:
                 self._token_s = max(self._token_s, (time.monotonic() - started) / tokens)
@@ -100,28 +95,6 @@ class CompiledEncoder:
             self._program = None  # frees its memory first
             self._program = self.compiled.start(self._num_blocks, GROUP_TOKENS, shares_layers=True)
         return self._program
-
-
-@contextmanager
-def _reporting(report: Callable[[], None], expected_s: float) -> Iterator[None]:
-    """Report while something runs that takes long; no more if it takes far too long."""
-    if expected_s < _REPORT_S:
-        yield
-        return
-    ended = threading.Event()
-
-    def run() -> None:
-        until = time.monotonic() + _PATIENCE * expected_s
-        while not ended.wait(_REPORT_S) and time.monotonic() < until:
-            report()
-
-    thread = threading.Thread(target=run, name="progress", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 def calls(

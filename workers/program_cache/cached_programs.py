@@ -96,10 +96,11 @@ class ProgramCache:
         vocab_rows: int,
         longest: int,
         more: Mapping[str, Any] | None = None,
+        convolutions: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         """Keep a program that has passed its self-check; a line in the log says if that fails.
 
-        more: values of JSON to keep beside it.
+        more: values of JSON to keep beside it. convolutions: see `write_program`.
         """
         if self._store is None or self._key is None or not self.is_current:
             return
@@ -108,7 +109,7 @@ class ProgramCache:
         parameters = dict(model.named_parameters(remove_duplicate=False))
         try:
             files = WeightFiles(self._model_path)
-            self._store.save(self._key, write_program(plan, parameters, files, facts))
+            self._store.save(self._key, write_program(plan, parameters, files, facts, convolutions))
         except (NotCacheable, SafetensorError, OSError) as error:
             self._log(f"the program is not cached, the next start compiles it again: {error}")
         else:

@@ -11,7 +11,7 @@ from headrace.protocol.common.gguf_reference import REFERENCE
 from headrace.protocol.config import EngineConfig
 from headrace.workers.native.library import find_kernels
 
-FORMAT = 1  # of the files; another number makes all of them anew
+FORMAT = 2  # of the files; another number makes all of them anew
 _WORKERS = Path(__file__).parents[1]
 # The code that makes programs, and that decides whether a model has one. "": modules of no room.
 _SOURCES = (
@@ -24,6 +24,7 @@ _SOURCES = (
     "pooling",
     "program_cache",
     "quantized",
+    "speech",
     "torch_runner",
 )
 _LIBRARIES = ("torch", "transformers", "safetensors", "gguf")
@@ -58,6 +59,7 @@ def program_key(model_path: Path, config: EngineConfig) -> str | None:
         _processor(),
         hashlib.sha256(text).hexdigest(),
         _stamps(model_path),
+        _named_heads(model_path),
         config.model_dump(mode="json", exclude=_OTHER_OPTIONS),
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
@@ -68,6 +70,14 @@ def _has_own_code(text: bytes) -> bool:
         return "auto_map" in json.loads(text)
     except (ValueError, TypeError):
         return True  # whatever it is, loading it says so
+
+
+def _named_heads(model_path: Path) -> object:
+    """Return the heads that a model's authors name as those that follow speech."""
+    try:
+        return json.loads((model_path / "generation_config.json").read_bytes())["alignment_heads"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
 
 
 def _stamps(model_path: Path) -> list[tuple[str | int, ...]]:

@@ -22,7 +22,7 @@ from headrace.workers.native.instructions import Buffer, BufferKind, Lowered, Op
 from headrace.workers.native.plan import ProgramPlan
 from headrace.workers.native.position_tables import PositionTables, RotaryTables
 from headrace.workers.native.stored_dtype import stand_for
-from headrace.workers.program_cache.weight_files import WeightFiles
+from headrace.workers.program_cache.weight_files import WeightFiles, product_weight
 
 _CONSTANT_BYTES = 1024 * 1024  # of the largest tensor that is kept in the file
 _ALL_CONSTANTS_BYTES = 16 * 1024 * 1024
@@ -41,19 +41,26 @@ class DamagedProgram(Exception):
 
 
 def write_program(
-    plan: ProgramPlan, parameters: Mapping[str, torch.Tensor], files: WeightFiles, facts: Facts
+    plan: ProgramPlan,
+    parameters: Mapping[str, torch.Tensor],
+    files: WeightFiles,
+    facts: Facts,
+    convolutions: Mapping[str, torch.Tensor] | None = None,
 ) -> bytes:
     """Return a program's file.
 
     parameters: the model's, by name. facts: values of JSON to keep beside the program.
+    convolutions: weights that a program multiplies with in another order than the files have them,
+        by name (see `product_weight`).
 
     Raises NotCacheable if it needs what is neither in the model's files nor small.
     """
-    writer = _Writer(parameters, files)
+    writer = _Writer(parameters, files, convolutions or {})
     program = {
         "facts": dict(facts),
         "dtype": str(plan.dtype),
         "layers": [dataclasses.astuple(layer) for layer in plan.layers],
+        "source_layers": [dataclasses.astuple(layer) for layer in plan.source_layers],
         "vocab_size": plan.vocab_size,
         "tables": [writer.position_tables(tables) for tables in plan.tables],
         "lowered": writer.lowered(plan.lowered),
@@ -81,7 +88,12 @@ def read_program(data: bytes, files: WeightFiles) -> tuple[ProgramPlan, Facts]:
 
 
 class _Writer:
-    def __init__(self, parameters: Mapping[str, torch.Tensor], files: WeightFiles) -> None:
+    def __init__(
+        self,
+        parameters: Mapping[str, torch.Tensor],
+        files: WeightFiles,
+        convolutions: Mapping[str, torch.Tensor],
+    ) -> None:
         self.constants: dict[str, torch.Tensor] = {}
         self._constant_bytes = 0
         self.references: list[dict[str, Any]] = []
@@ -89,6 +101,7 @@ class _Writer:
         self._names: dict[int, list[str]] = {}  # of a tied weight, several
         for name, parameter in parameters.items():
             self._names.setdefault(id(parameter), []).append(name)
+        self._convolutions = {id(weight): name for name, weight in convolutions.items()}
         self._numbers: dict[int, int] = {}  # of references, by the ids of tensors
 
     def lowered(self, lowered: Lowered) -> dict[str, Any]:
@@ -99,6 +112,7 @@ class _Writer:
             "tables": [[*key, width] for key, width in lowered.tables],
             "num_layers": lowered.num_layers,
             "adapted": [places[id(op)] for op in lowered.adapted],
+            "sections": list(lowered.sections),
         }
 
     def position_tables(self, tables: PositionTables) -> dict[str, Any]:
@@ -148,7 +162,12 @@ class _Writer:
         return number
 
     def _source(self, tensor: torch.Tensor) -> dict[str, Any]:
-        shared = {"dtype": str(tensor.dtype), "shape": list(tensor.shape)}
+        shared: dict[str, Any] = {"dtype": str(tensor.dtype), "shape": list(tensor.shape)}
+        convolution = self._convolutions.get(id(tensor))
+        if convolution is not None:
+            stored = self._files.find_product(convolution, tensor)
+            if stored is not None:
+                return {"name": stored, "is_convolution": True, **shared}
         names = self._names.get(id(tensor), [])
         stored = next(filter(None, (self._files.find(name, tensor) for name in names)), None)
         if stored is not None:
@@ -191,6 +210,7 @@ class _Reader:
             vocab_size=program["vocab_size"],
             adaptable=adaptable,
             shapes={name: LinearShape(k, n, _DTYPES[dtype]) for name, (k, n, dtype) in shapes},
+            source_layers=tuple(KVLayerShape(*numbers) for numbers in program["source_layers"]),
         )
         return plan, program["facts"]
 
@@ -201,6 +221,7 @@ class _Reader:
         tables: list[list[int]],
         num_layers: int,
         adapted: list[int],
+        sections: list[int],
     ) -> Lowered:
         made = [_buffer(fields) for fields in buffers]
         whole = tuple(self._op(made, **op) for op in ops)
@@ -210,6 +231,7 @@ class _Reader:
             tables=tuple(((call, output), width) for call, output, width in tables),
             num_layers=num_layers,
             adapted=tuple(whole[place] for place in adapted),
+            sections=tuple(sections),
         )
 
     def _position_tables(
@@ -252,9 +274,16 @@ class _Reader:
         return {key: self._value(each) for key, each in inner.items()}
 
     def _tensor(
-        self, dtype: str, shape: list[int], name: str | None = None, constant: str | None = None
+        self,
+        dtype: str,
+        shape: list[int],
+        name: str | None = None,
+        constant: str | None = None,
+        is_convolution: bool = False,
     ) -> torch.Tensor:
         tensor = self._constants.get(constant or "") if name is None else self._files.read(name)
+        if tensor is not None and is_convolution:
+            tensor = product_weight(tensor)
         if tensor is None or list(tensor.shape) != shape:
             raise ValueError(f"the model's files have no {name} of the shape {shape}")
         wanted = _DTYPES[dtype]

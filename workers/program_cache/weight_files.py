@@ -75,6 +75,17 @@ class WeightFiles:
             attach_stack(values, weight)
         return values
 
+    def find_product(self, name: str, like: torch.Tensor) -> str | None:
+        """Return the name under which the files have a convolution's weight, of which
+        `product_weight` makes `like`."""
+        for candidate in _names(name):
+            tensor = self.read(candidate)
+            if tensor is None or tensor.ndim != 3 or tensor.numel() != like.numel():
+                continue
+            if torch.equal(product_weight(tensor).to(like.dtype), like.detach()):
+                return candidate
+        return None
+
     def find(self, name: str, like: torch.Tensor) -> str | None:
         """Return the name under which the files have the numbers of a model's parameter.
 
@@ -91,6 +102,12 @@ class WeightFiles:
             elif torch.equal(tensor.to(like.dtype), like.detach()):
                 return candidate
         return None
+
+
+def product_weight(convolution: torch.Tensor) -> torch.Tensor:
+    """Return a convolution's weight [outputs, inputs, positions] as that of a product with the
+    inputs of one position after another in a row [outputs, positions * inputs]."""
+    return convolution.permute(0, 2, 1).reshape(len(convolution), -1).contiguous()
 
 
 def _is_quantized(tensor: torch.Tensor) -> bool:

@@ -46,6 +46,10 @@ class Sequence(QueuedRequest):
         until first used.
     grammar: where its output stands in the request's grammar; None if there is no grammar.
     texts: of the model's tokens; None if the request does not need them.
+    scores: of attention to the request's window, of the chunks so far; only while its tokens' times
+        are wanted.
+    no_speech_prob, token_starts: as in to_frontend.Admission, once known.
+    has_slot: whether the runner has a slot for its window.
     """
 
     request: Generate
@@ -68,6 +72,10 @@ class Sequence(QueuedRequest):
     fixed_bias: "torch.Tensor | None" = None
     grammar: GrammarState | None = None
     texts: TokenTexts | None = None
+    scores: "list[torch.Tensor]" = field(default_factory=list)
+    no_speech_prob: float | None = None
+    token_starts: tuple[float, ...] = ()
+    has_slot: bool = False
 
     @classmethod
     def of(cls, request: Generate, arrival: int, arrived_s: float) -> "Sequence":
@@ -79,6 +87,11 @@ class Sequence(QueuedRequest):
     def num_outputs(self) -> int:
         """Number of output tokens."""
         return len(self.token_ids) - self.num_prompt
+
+    @property
+    def window(self) -> bytes:
+        """The digest of the window that it listens to; empty if it only reads."""
+        return b"" if self.request.audio is None else self.request.audio.digest
 
     def repeats(self) -> bool:
         """Return whether the output ends with more repetitions than its request allows."""
@@ -221,6 +234,7 @@ class ChunkResult:
     prompt_logprobs: of the tokens that follow the chunk's `prompt_logprob_positions`.
     error: why no token could be sampled; ends the request.
     accepted_drafts: the results after each of the chunk's accepted drafts.
+    no_speech_prob, token_starts: what the request asks about its window, if the chunk tells.
     """
 
     token_id: int | None = None
@@ -228,3 +242,5 @@ class ChunkResult:
     prompt_logprobs: tuple[Logprobs, ...] = ()
     error: Failure | None = None
     accepted_drafts: tuple["ChunkResult", ...] = ()
+    no_speech_prob: float | None = None
+    token_starts: tuple[float, ...] = ()

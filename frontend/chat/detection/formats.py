@@ -55,10 +55,8 @@ def resolve_formats(
 def log_found(config: PoolConfig, formats: Mapping[str, ModelFormats]) -> None:
     """Say what was found in the chat templates of groups that generate and leave it to them."""
     for group in config.groups:
-        if group.engine.runner != "pooling" and AUTO in (
-            group.reasoning_parser,
-            group.serving.tool_call_parser,
-        ):
+        is_chat = group.name in formats and group.engine.runner != "pooling"
+        if is_chat and AUTO in (group.reasoning_parser, group.serving.tool_call_parser):
             found = formats[group.name].description
             log.info("%s: the chat template has %s", group.served_names[0], found)
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from headrace.protocol.common.pooling.json_files import PoolingFilesError
 from headrace.protocol.common.pooling.model_setup import PoolingSetup
-from headrace.protocol.pooler_config import PoolerConfig
+from headrace.protocol.common.pooling.pooler_config import PoolerConfig
 
 _MODES = {"CLS": "cls", "LAST": "lasttoken", "MEAN": "mean"}
 ANY_LENGTH = 100_000_000

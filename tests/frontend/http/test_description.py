@@ -8,6 +8,16 @@ from quart.typing import TestClientProtocol as Client
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
 from headrace.protocol.text import PoolingInfo
 from tests.frontend.conftest import MAKE_APP
+from tests.frontend.fake_pool import FakePool
+from tests.frontend.speech.conftest import form
+from tests.frontend.speech.models import (
+    PATH,
+    TRANSLATIONS,
+    FakeRecordings,
+    FakeSource,
+    Workers,
+    speech_text,
+)
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
 MESSAGES = {**CHAT, "model": "smol"}
@@ -41,6 +51,12 @@ POOLED = [
         for path in ("/rerank", "/v1/rerank", "/v2/rerank")
     ],
     ("post", "/v2/embed", {"texts": ["Hi"], "embedding_types": ["float", "base64"]}),
+]
+# The forms of models that transcribe.
+TRANSCRIBED = [
+    *[("post", path, {"language": "en"}) for path in (PATH, TRANSLATIONS)],
+    ("post", PATH, {"language": "en", "include[]": "logprobs"}),
+    ("post", PATH, {"language": "en", "response_format": "verbose_json"}),
 ]
 REFUSED = [
     *[
@@ -130,9 +146,31 @@ async def test_answers_of_models_that_pool(
         assert fitting(await response.get_json(), schema, schemas) == []
 
 
+@pytest.mark.parametrize(("method", "path", "body"), TRANSCRIBED)
+async def test_answers_of_models_that_transcribe(
+    make_app: MAKE_APP,
+    pool: FakePool,
+    client: Client,
+    method: str,
+    path: str,
+    body: dict[str, str],
+) -> None:
+    model = speech_text()
+    speech = make_app(model=model, recordings=FakeSource(FakeRecordings())).test_client()
+    description = await described_by(client)
+    Workers(model, lambda window, request: [0.0, " Paris.", 1.0]).join(pool)
+    for asked, status in ((speech, 200), (client, 404)):
+        response = await getattr(asked, method)(path, **form(**body))
+        assert response.status_code == status
+        described = description["paths"][path][method]["responses"][str(status)]
+        schema = described["content"]["application/json"]["schema"]
+        schemas = description["components"]["schemas"]
+        assert fitting(await response.get_json(), schema, schemas) == []
+
+
 async def test_every_answer_in_json_is_held_against_its_description(client: Client) -> None:
     description = await described_by(client)
-    answered = [*ANSWERED, *POOLED]
+    answered = [*ANSWERED, *POOLED, *TRANSCRIBED]
     tried = {(method, path.replace("/smol", "/{model_id}")) for method, path, _ in answered}
     for path, operations in description["paths"].items():
         for method, operation in operations.items():

@@ -6,6 +6,7 @@ import pytest
 
 from headrace.frontend.pool.routing import AFFINITY_TOKENS, Candidate, choose
 from headrace.protocol.sampling import SamplingParams
+from headrace.protocol.speech import AudioInput
 from headrace.protocol.to_worker import Generate
 
 SAMPLING = SamplingParams(seed=0, max_tokens=1)
@@ -45,6 +46,30 @@ def test_restarted_worker_keeps_its_prefixes() -> None:
 def test_salt_parts_prefixes() -> None:
     workers = idle(*(f"g-{number}.0" for number in range(8)))
     assert len({choose(workers, request(0, salt=str(salt))) for salt in range(50)}) > 1
+
+
+def test_requests_about_a_window_find_the_same_of_the_least_busy() -> None:
+    def about(number: int) -> Generate:
+        return Generate("r", (1,), SAMPLING, audio=AudioInput(b"", bytes([number])))
+
+    workers = idle("g-0.0", "g-1.0", "g-2.0")
+    counts = Counter(choose(workers, about(number)) for number in range(200))
+    assert min(counts[worker.worker_id] for worker in workers) > 30
+    for number in range(50):
+        chosen = choose(workers, about(number))
+        assert chosen == choose(workers[::-1], about(number))
+        # A window does not wait for its worker while another is idle, but among many.
+        busy = [
+            each._replace(load=1, expected=1) if each.worker_id == chosen else each
+            for each in workers
+        ]
+        assert choose(busy, about(number)) != chosen
+        crowd = [each._replace(load=20, expected=20) for each in busy]
+        uneven = [
+            each._replace(load=21, expected=21) if each.worker_id == chosen else each
+            for each in crowd
+        ]
+        assert choose(uneven, about(number)) == chosen
 
 
 def choose_again(*loads: int) -> bool:

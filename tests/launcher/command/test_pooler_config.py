@@ -7,7 +7,7 @@ import pytest
 from headrace.launcher.command.options import OptionError, parse
 from headrace.launcher.models.prepare_model import ModelError
 from headrace.launcher.models.text_folder import TextOverrides, _text_info
-from headrace.protocol.pooler_config import PoolerConfig
+from headrace.protocol.common.pooling.pooler_config import PoolerConfig
 
 CHUNKS = PoolerConfig(enable_chunked_processing=True, max_embed_len=8192)
 

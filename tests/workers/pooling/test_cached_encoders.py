@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from headrace.protocol.common.pooling.pooler_config import PoolerConfig
 from headrace.protocol.config import EngineConfig
-from headrace.protocol.pooler_config import PoolerConfig
 from headrace.protocol.to_frontend import Pooled
 from headrace.workers.errors import ModelUnsupported
 from headrace.workers.pooling.build import build_pooling_engine

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from headrace.workers.pooling import compiled_encoder
+from headrace.workers import progress
 from headrace.workers.pooling.compiled_encoder import CompiledEncoder
 from tests.workers.pooling.driving import encode
 
@@ -30,7 +30,7 @@ class SlowProgram:
 
 @pytest.fixture
 def program(monkeypatch: pytest.MonkeyPatch) -> SlowProgram:
-    monkeypatch.setattr(compiled_encoder, "_REPORT_S", 0.02)
+    monkeypatch.setattr(progress, "_REPORT_S", 0.02)
     return SlowProgram()
 
 
@@ -50,7 +50,7 @@ def test_a_long_call_is_reported_while_it_runs(program: Any) -> None:
 def test_a_call_that_hangs_is_not_reported_for_ever(
     program: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compiled_encoder, "_PATIENCE", 2)
+    monkeypatch.setattr(progress, "_PATIENCE", 2)
     encoder = CompiledEncoder(program, lambda text: range(len(text)))
     reports(encoder, 64)
     program.call_s = 1.0

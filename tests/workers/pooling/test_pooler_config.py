@@ -13,7 +13,7 @@ from transformers import (
     AutoModelForTokenClassification,
 )
 
-from headrace.protocol.pooler_config import PoolerConfig
+from headrace.protocol.common.pooling.pooler_config import PoolerConfig
 from headrace.protocol.to_worker import Encode
 from headrace.workers.errors import ModelUnsupported, RejectedByEngine
 from headrace.workers.pooling.engine import PoolingEngine

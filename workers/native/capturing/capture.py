@@ -8,29 +8,33 @@ experts and their routers, which are recorded as whole modules, too; a branch on
 tokens is found by capturing twice.
 """
 
-import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from headrace.workers.attention.backend import AttentionBatch, AttentionOptions
 from headrace.workers.native.activations import find_activation
 from headrace.workers.native.capturing.forward_pass import ForwardPass, PassInputs, compute_logits
 from headrace.workers.native.capturing.norms import Norm, find_norm
 from headrace.workers.native.capturing.operator_arguments import check_arguments, single_tensor
+from headrace.workers.native.capturing.tensors import (
+    depends_on_positions,
+    patched,
+    shares_storage,
+)
+from headrace.workers.native.capturing.values import Ambiguous, TracedValues
 from headrace.workers.native.experts.layers import ExpertLayers
 from headrace.workers.native.graph import (
     Graph,
     Node,
-    NodeKind,
     NotStatic,
     RowView,
     TableCall,
-    merge_dims,
 )
+from headrace.workers.native.instructions import CacheKind
 
 if TYPE_CHECKING:  # a program from the cache needs no transformers
     from transformers.modeling_utils import PreTrainedModel
@@ -41,12 +45,35 @@ if TYPE_CHECKING:  # a program from the cache needs no transformers
 # the size of another dimension is ambiguous.
 _SHAPES = ((7, 3), (11, 5), (13, 5), (17, 3), (19, 5), (23, 3))
 _ACTIVATIONS = {"silu", "gelu", "relu", "sigmoid", "tanh"}
+_SOURCE_POSITIONS = 2  # of an encoder's vectors, of which only the size matters
 # The window of attention in both directions that has none: see src/attention.h.
 _NO_WINDOW = 2**31 - 1
 
 
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a pass has besides tokens.
+
+    features: how many numbers come with each row; 0: none.
+    source: the size of an encoder's vectors; 0: there is no encoder.
+    cache: where keys and values of the pass's own rows lie.
+    scored: by layer, the place of each head's scores among those that a step may ask for, or -1.
+    """
+
+    features: int = 0
+    source: int = 0
+    cache: CacheKind = CacheKind.OWN
+    scored: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+
+
+_NOTHING = Surroundings()
+
+
 def capture(
-    model: "PreTrainedModel", hook: "AttentionHook", forward: ForwardPass = compute_logits
+    model: "PreTrainedModel",
+    hook: "AttentionHook",
+    forward: ForwardPass = compute_logits,
+    around: Surroundings = _NOTHING,
 ) -> Graph:
     """Capture the model's forward pass.
 
@@ -56,8 +83,9 @@ def capture(
     layers = ExpertLayers(model)
     for rows, num_logit_rows in _SHAPES:
         try:
-            graphs.append(_Recorder(model, hook, layers, rows, num_logit_rows).record(forward))
-        except _Ambiguous:
+            recorder = _Recorder(model, hook, layers, rows, num_logit_rows, around)
+            graphs.append(recorder.record(forward))
+        except Ambiguous:
             continue
         if len(graphs) == 2:
             break
@@ -68,11 +96,7 @@ def capture(
     return graphs[0]
 
 
-class _Ambiguous(Exception):
-    """Another dimension has the same size as the rows."""
-
-
-class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Recorder(TracedValues):  # type: ignore[no-untyped-call]
     def __init__(
         self,
         model: "PreTrainedModel",
@@ -80,39 +104,51 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         expert_layers: ExpertLayers,
         rows: int,
         num_logit_rows: int,
+        around: Surroundings,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__(model, rows, num_logit_rows)
+        self._around = around
         self._model = model
         self._hook = hook
         self._expert_layers = expert_layers
-        self._rows = rows
-        self._num_logit_rows = num_logit_rows
-        self._nodes: list[Node] = []
         self._tables: list[TableCall] = []
-        # By storage: the node, its tensor (kept, so that no address is reused), its number of rows,
-        # and the stride between rows.
-        self._values: dict[int, tuple[Node, torch.Tensor, int, int]] = {}
-        self._parameters = {id(p): p for p in (*model.parameters(), *model.buffers())}
-        self._depth = 0
-        device = model.device
-        self._token_ids = torch.arange(1, rows + 1, device=device).unsqueeze(0)
-        self._positions = torch.arange(3, rows + 3, device=device).unsqueeze(0)
-        num_types = getattr(model.config, "type_vocab_size", 0) or 1
-        self._token_types = (torch.arange(rows, device=device) % num_types).unsqueeze(0)
-        self._logit_rows = torch.arange(0, num_logit_rows, device=device)
+        # By storage, what was computed of an encoder's vectors alone (kept, as in `_values`).
+        self._sources: dict[int, torch.Tensor] = {}
 
     def record(self, forward: ForwardPass) -> Graph:
-        inputs = PassInputs(self._token_ids, self._positions, self._token_types, self._logit_rows)
+        inputs = PassInputs(
+            self._token_ids, self._positions, self._token_types, self._logit_rows,
+            self._features(), self._source(),
+        )  # fmt: skip
         self._hook.backend = self
         try:
             with torch.inference_mode(), self._whole_modules_patched(), self:
                 result = forward(self._model, inputs)
         finally:
             self._hook.backend = None
+        if result is None:
+            return Graph(tuple(self._nodes), None, tuple(self._tables))
         output = self._view(result)
         if not output.is_whole:
             raise NotStatic("its result is not the value of the last operation")
         return Graph(tuple(self._nodes), output.node, tuple(self._tables))
+
+    def _features(self) -> torch.Tensor | None:
+        """Return the numbers that come with the rows, as values of the graph."""
+        if not self._around.features:
+            return None
+        shape = (1, self._rows, self._around.features)
+        features = torch.zeros(shape, dtype=self._model.dtype, device=self._model.device)
+        self._add("embedding", (), features, {"weight": None, "by": "features", "offset": 0})
+        return features
+
+    def _source(self) -> torch.Tensor | None:
+        if not self._around.source:
+            return None
+        shape = (1, _SOURCE_POSITIONS, self._around.source)
+        source = torch.zeros(shape, dtype=self._model.dtype, device=self._model.device)
+        self._sources[source.untyped_storage().data_ptr()] = source
+        return source
 
     # The attention hook calls these; see headrace.workers.attention.backend.AttentionBackend.
 
@@ -133,17 +169,29 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         window = options.window or 0
         if not options.is_causal:
             window = -(window or _NO_WINDOW)
-        data = {
+        data: dict[str, Any] = {
             "layer": layer, "heads": heads, "kv_heads": kv_heads, "key_dim": key_dim,
             "value_dim": value_dim, "scaling": float(options.scaling),
             "window": window, "softcap": float(options.softcap or 0.0),
-            "sinks": options.sinks, "bias": options.bias,
+            "sinks": options.sinks, "bias": options.bias, "cache": int(self._around.cache),
         }  # fmt: skip
         with self._paused():
             output = query.new_zeros((rows, heads, value_dim))
-        inputs = (self._view(query), self._view(key), self._view(value))
+        inputs: tuple[RowView, ...] = (self._view(query),)
+        if options.reads_source:
+            data["cache"] = int(CacheKind.SOURCE)
+            data["scored"] = self._around.scored.get(layer, ())
+        else:
+            inputs += (self._view(key), self._view(value))
         self._add("attend", inputs, output, data)
         return output
+
+    def store(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
+        """Record that rows' keys [rows, kv_heads, key_dim] and values are kept for a decoder."""
+        kv_heads, key_dim = key.shape[1:]
+        data = {"layer": layer, "kv_heads": kv_heads, "key_dim": key_dim}
+        data |= {"value_dim": value.shape[2]}
+        self._nodes.append(Node("store", (self._view(key), self._view(value)), 0, False, data))
 
     # Modules that are recorded as a whole.
 
@@ -153,7 +201,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for module in self._model.modules():
                 forward = self._replacement(module)
                 if forward is not None:
-                    stack.enter_context(_patched(module, forward))
+                    stack.enter_context(patched(module, forward))
             yield
 
     def _replacement(self, module: torch.nn.Module) -> Callable[..., Any] | None:
@@ -169,7 +217,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         function = find_activation(module)
         if function is not None:
             return self._for_single_tensor(self._activation, module, function)
-        if _depends_on_positions(module):
+        if depends_on_positions(module):
             return lambda *args, **kwargs: self._table(module, args, kwargs)
         return None
 
@@ -181,10 +229,15 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return lambda *args, **kwargs: record(module, *details, single_tensor(module, args, kwargs))
 
     def _linear(self, module: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
-        source = self._view(x)
         with self._paused():  # the product is not needed, and would take the longest
             output = x.new_zeros((*x.shape[:-1], module.out_features))
+        if x.untyped_storage().data_ptr() in self._sources:
+            self._sources[output.untyped_storage().data_ptr()] = output
+            return output
+        source = self._view(x)
         data = {"weight": module.weight, "bias": module.bias, "transposed": False}
+        if getattr(module, "is_exact", False):
+            data["exact"] = True
         self._add("linear", (source,), output, data)
         return output
 
@@ -252,7 +305,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         output = func(*args, **(kwargs or {}))
         if self._depth == 0 and isinstance(output, torch.Tensor):
             self._record(func, args, kwargs or {}, output)
-        elif self._depth == 0 and self._any_traced(args) and not _shares_storage(output, args):
+        elif self._depth == 0 and self._any_traced(args) and not shares_storage(output, args):
             raise NotStatic(f"it uses {func}")
         return output
 
@@ -302,10 +355,12 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             raise NotStatic("it rounds values to integers")
         self._add("copy", (self._view(args[0]),), output, {})
 
-    _record_clone = _record__to_copy
+    _record_clone = _record_contiguous = _record__to_copy
 
     def _record_index(self, args: Any, output: torch.Tensor) -> None:
         chosen = [index for index in args[1] if index is not None]
+        if self._is_lookup((args[0], *chosen)):
+            return self._record_embedding((args[0], *chosen), output)
         if len(chosen) != 1 or not torch.equal(chosen[0], self._logit_rows):
             raise NotStatic("it indexes by something other than the rows whose logits are needed")
         self._add("gather", (self._view(args[0]),), output, {})
@@ -368,130 +423,3 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         with self._paused():
             number = float(factor)
         self._add("scale", (self._view(x),), output, {"factor": change(number)})
-
-    # Storages and views.
-
-    @contextmanager
-    def _paused(self) -> Iterator[None]:
-        """Record nothing meanwhile."""
-        self._depth += 1
-        try:
-            yield
-        finally:
-            self._depth -= 1
-
-    def _is_traced(self, value: Any) -> bool:
-        return (
-            isinstance(value, torch.Tensor) and value.untyped_storage().data_ptr() in self._values
-        )
-
-    def _any_traced(self, args: Any) -> bool:
-        """Return whether an argument is a token, a position or a value computed from them."""
-        roots = {
-            tensor.untyped_storage().data_ptr()
-            for tensor in (self._token_ids, self._positions, self._token_types)
-        }
-        for value in _tensors(args):
-            start = value.untyped_storage().data_ptr()
-            if start in self._values:
-                return True
-            if start in roots and value.dtype == torch.long:
-                return self._is_lookup(args)
-        return self._is_lookup(args)
-
-    def _is_lookup(self, args: Any) -> bool:
-        """Return whether these are an embedding's arguments: a parameter, then one index a row."""
-        return (
-            len(args) >= 2
-            and id(args[0]) in self._parameters
-            and isinstance(args[1], torch.Tensor)
-            and args[1].dtype == torch.long
-            and args[1].numel() == self._rows
-        )
-
-    def _add(
-        self,
-        kind: NodeKind,
-        inputs: tuple[RowView, ...],
-        output: torch.Tensor,
-        data: dict[str, Any],
-    ) -> None:
-        rows, inner = self._row_layout(output)
-        node = Node(kind, inputs, output.numel() // rows, rows == self._num_logit_rows, data)
-        self._nodes.append(node)
-        self._values[output.untyped_storage().data_ptr()] = (node, output, rows, inner)
-
-    def _row_layout(self, tensor: torch.Tensor) -> tuple[int, int]:
-        """Return the number of rows of a new value and the stride between them."""
-        for rows in (self._rows, self._num_logit_rows):
-            strides = [
-                stride
-                for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
-                if size == rows
-            ]
-            if len(strides) == 1:
-                return rows, strides[0]
-            if strides:
-                raise _Ambiguous
-        raise NotStatic(f"a value of shape {tuple(tensor.shape)} has no rows")
-
-    def _view(self, tensor: torch.Tensor) -> RowView:
-        """Return which part of which value a tensor is."""
-        value = self._values.get(tensor.untyped_storage().data_ptr())
-        if value is None:
-            raise NotStatic("it reads something that was not computed from the tokens")
-        node, whole, rows, inner = value
-        if tensor.dtype != whole.dtype:
-            raise NotStatic("it reinterprets the bits of numbers")
-        offset = _in_row(int(tensor.storage_offset()), rows, inner)
-        dims = []
-        has_rows = False
-        for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
-            if size == rows and stride == inner and not has_rows:
-                has_rows = True
-            elif size != 1:
-                dims.append((size, _in_row(stride, rows, inner)))
-        if not has_rows:
-            raise NotStatic("it mixes the rows of different tokens")
-        return RowView(node, offset, merge_dims(dims))
-
-
-def _in_row(distance: int, rows: int, inner: int) -> int:
-    """Convert a distance in storage [outer, rows, inner] to one in a row [outer, inner]."""
-    outer, remainder = divmod(distance, rows * inner)
-    if remainder >= inner and inner > 0:
-        raise NotStatic("it mixes the rows of different tokens")
-    return outer * inner + remainder
-
-
-def _tensors(args: Any) -> Iterator[torch.Tensor]:
-    for value in args:
-        if isinstance(value, torch.Tensor):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from _tensors(value)
-
-
-def _shares_storage(outputs: Any, args: Any) -> bool:
-    """Return whether several outputs are all views of one of the arguments (a split)."""
-    if not isinstance(outputs, list | tuple):
-        return False
-    starts = {value.untyped_storage().data_ptr() for value in _tensors(args)}
-    return all(output.untyped_storage().data_ptr() in starts for output in _tensors(outputs))
-
-
-def _depends_on_positions(module: torch.nn.Module) -> bool:
-    """Return whether a module computes tables from positions: it has no weights and takes
-    `position_ids`."""
-    if any(True for _ in module.parameters()) or any(True for _ in module.children()):
-        return False
-    return "position_ids" in inspect.signature(module.forward).parameters
-
-
-@contextmanager
-def _patched(module: torch.nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    module.forward = forward
-    try:
-        yield
-    finally:
-        del module.forward

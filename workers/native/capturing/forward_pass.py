@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,16 +17,21 @@ class PassInputs:
 
     token_types: below the model's number of them.
     logit_rows: the rows whose logits are needed [logit rows].
+    features: numbers that come with each row [1, rows, width]; None: none.
+    source: stands for an encoder's vectors [1, positions, width]; None: there is no encoder.
     """
 
     token_ids: torch.Tensor
     positions: torch.Tensor
     token_types: torch.Tensor
     logit_rows: torch.Tensor
+    features: torch.Tensor | None = None
+    source: torch.Tensor | None = None
 
 
-# Runs a model; returns the values of all rows [1, rows, width], or of the logit rows.
-ForwardPass = Callable[["PreTrainedModel", PassInputs], torch.Tensor]
+# Runs a model; returns the values of all rows [1, rows, width], or of the logit rows; None: what it
+# computes is only stored.
+ForwardPass = Callable[[Any, PassInputs], torch.Tensor | None]
 
 
 def compute_logits(model: "PreTrainedModel", inputs: PassInputs) -> torch.Tensor:

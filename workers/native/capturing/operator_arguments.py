@@ -17,6 +17,7 @@ _HANDLED = {
     "addmm": {"self", "mat1", "mat2"},
     "_to_copy": {"self", "dtype", "layout", "device", "pin_memory", "non_blocking"},
     "clone": {"self"},
+    "contiguous": {"self"},
     "index": {"self", "indices"},
     "neg": {"self"},
     "cat": {"tensors", "dim"},

@@ -68,6 +68,7 @@ struct AttentionSizes {
     int heads, kv_heads, key_dim, value_dim;
     int window;
     float scaling, softcap;  // 0: none
+    int32_t cache;           // a CacheKind
 
     int shared() const { return heads / kv_heads; }
 

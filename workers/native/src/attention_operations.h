@@ -29,7 +29,7 @@ class AttentionOperations : public ExpertOperations<E> {
     void attend_task(const Instruction& i, int task, Scratch& scratch) {
         Plan& plan = plans_[i.sizes[7]];
         const Tile& tile = plan.tiles[task];
-        const Span& span = spans()[tile.span];
+        const Span& span = spans(i.sizes[8])[tile.span];
         load_queries(i, plan, tile, span, scratch);
         float maximum[2][kMaxTileRows], total[2][kMaxTileRows * kLanes];
         const int64_t stride = plan.shape.value_dim;
@@ -94,7 +94,7 @@ class AttentionOperations : public ExpertOperations<E> {
             this->with_cache([](auto cache) { return decltype(cache)::kOutputFactor; });
         for (int q = 0; q < tile.rows(); ++q) {
             const int number = tile.first + q % tile.count, head = tile.head + q / tile.count;
-            const int64_t row = spans()[tile.span].first_row + number / shared;
+            const int64_t row = spans(i.sizes[8])[tile.span].first_row + number / shared;
             const int64_t first = (int64_t)(head * shared + number % shared) * dim;
             auto* to = this->template out_row<Out>(i, row, first);
             const float sink = i.data[0] ? sink_of(i, head * shared + number % shared, sums, q) : 0;
@@ -126,19 +126,62 @@ class AttentionOperations : public ExpertOperations<E> {
     void plan_tiles() {
         size_t needed = 0;
         for (auto& plan : plans_) {
-            make_tiles(plan, spans(), step_->num_spans, (int)this->scratch_.size());
+            plan.tiles.clear();
+            plan.split_tiles.clear();
+            if (plan.last < step_->begin || plan.first >= step_->end) continue;
+            make_tiles(plan, spans(plan.sizes.cache), step_->num_spans,
+                       (int)this->scratch_.size());
             needed = std::max(needed, (size_t)(plan.num_partials * partial_size(plan)));
         }
         if (partials_.size() < needed) partials_.resize(needed);
     }
 
-    int plan_for(const Instruction& instruction) {
+    // index: the instruction's.
+    int plan_for(const Instruction& instruction, int index) {
         const AttentionSizes sizes = this->sizes_of(instruction);
         for (size_t i = 0; i < plans_.size(); ++i) {
-            if (std::memcmp(&plans_[i].sizes, &sizes, sizeof sizes) == 0) return (int)i;
+            if (std::memcmp(&plans_[i].sizes, &sizes, sizeof sizes) == 0) {
+                plans_[i].last = index;
+                return (int)i;
+            }
         }
-        plans_.push_back({sizes, this->shape_of(sizes), {}, {}});
+        plans_.push_back({sizes, this->shape_of(sizes), index, index, {}, {}});
         return (int)plans_.size() - 1;
+    }
+
+    // Writes the scores of some heads of a row, before their softmax, as exponents of two. sizes and
+    // numbers: as of `attend_task`. data[0]: for each head its place among those of Step::scores,
+    // or -1.
+    void write_scores(const Instruction& i, int64_t row, Scratch& scratch) {
+        const AttentionSizes sizes = this->sizes_of(i);
+        const CacheShape shape = this->shape_of(sizes);
+        const Span& span = this->span_of(i.sizes[8], row);
+        for (int head = 0; head < sizes.heads; ++head) {
+            const int place = ((const int32_t*)i.data[0])[head];
+            if (place < 0) continue;
+            const float* query = row_of(i.in[0], row) + (int64_t)head * i.sizes[6];
+            float* to = step_->scores + (place * (int64_t)step_->rows + row) * step_->score_stride;
+            this->with_cache([&](auto cache) {
+                score_tokens<decltype(cache)>(query, sizes, shape, span, head / sizes.shared(),
+                                              layers_[i.sizes[5]], scratch, to);
+            });
+        }
+    }
+
+    template <class Cache>
+    void score_tokens(const float* query, const AttentionSizes& sizes, const CacheShape& shape,
+                      const Span& span, int head, const uint32_t* cache, Scratch& scratch,
+                      float* to) const {
+        Cache::load_query(query, sizes.key_dim, sizes.scaling * kLog2OfE, shape, scratch.queries);
+        const BlockTable blocks = block_table_of(span);
+        GroupHeads groups{};
+        for (int64_t token = 0; token < span.length(); token += kGroup) {
+            groups.keys[0] = cache + blocks.group_of(token) * shape.group() + head * shape.head();
+            groups.values[0] = groups.keys[0] + shape.key_group();
+            Floats scores[1][1];
+            Cache::template scores_of_some<1, 1>(scratch.queries, shape, groups, 0, scores);
+            store(to + token, scores[0][0], lanes(token, span.length()));
+        }
     }
 
     PartialSums sums_of_part(const Plan& plan, int number) {

@@ -12,6 +12,7 @@ namespace headrace {
 struct Plan {
     AttentionSizes sizes;
     CacheShape shape;
+    int32_t first, last;  // of the instructions that use it
     std::vector<Tile> tiles;
     struct SplitTile {
         Tile tile;
@@ -61,10 +62,8 @@ inline int heads_together(const Plan& plan, int queries) {
     return std::min(plan.sizes.kv_heads, rows / queries);
 }
 
-// Splits the step's queries into tiles.
+// Splits the step's queries into tiles; there are none yet.
 inline void make_tiles(Plan& plan, const Span* spans, int num_spans, int threads) {
-    plan.tiles.clear();
-    plan.split_tiles.clear();
     plan.num_partials = plan.max_rows = 0;
     const int shared = plan.sizes.shared(), kv_heads = plan.sizes.kv_heads;
     int64_t total = 0;

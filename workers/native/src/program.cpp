@@ -14,17 +14,19 @@ template <class E>
 class Program : StretchOperations<E> {
   public:
     Program(const Instruction* list, int count, const Buffer* buffers, int num_buffers, int threads,
-            int64_t num_blocks, int block_size, CacheFormat cache_format, bool shares_layers)
+            const CacheBlocks& blocks, int block_size, CacheFormat cache_format,
+            bool shares_layers)
         : Base(buffers, num_buffers, threads, block_size, cache_format),
           instructions_(list, list + count),
           stretches_(this->find_stretches(instructions_)),
           threads_(threads),
           progress_(count) {
-        allocate_layers(num_blocks * block_size, shares_layers);
+        allocate_layers(blocks, shares_layers);
         this->count_experts(instructions_);
-        for (auto& instruction : instructions_) {
+        for (int i = 0; i < count; ++i) {
+            Instruction& instruction = instructions_[i];
             if (instruction.operation == kAttend || instruction.operation == kFinishAttend) {
-                instruction.sizes[7] = this->plan_for(instruction);
+                instruction.sizes[7] = this->plan_for(instruction, i);
             }
         }
     }
@@ -35,9 +37,9 @@ class Program : StretchOperations<E> {
         this->plan_tiles();
         this->allocate_inner();
         this->allocate_pairs();
-        for (auto& progress : progress_) {
-            progress.taken.store(0, std::memory_order_relaxed);
-            progress.done.store(0, std::memory_order_relaxed);
+        for (int i = step.begin; i < step.end; ++i) {
+            progress_[i].taken.store(0, std::memory_order_relaxed);
+            progress_[i].done.store(0, std::memory_order_relaxed);
         }
         threads_.run([](void* self, int thread) { ((Program*)self)->work(thread); }, this);
     }
@@ -51,31 +53,38 @@ class Program : StretchOperations<E> {
     using Base::scratch_;
     using Base::step_;
 
-    // Allocates the keys and values of all layers in one piece; sizes[5] is a layer's index.
-    // shares_layers: all layers are in the same memory, as no step reads those of the one before.
-    void allocate_layers(int64_t tokens, bool shares_layers) {
+    // Allocates the keys and values of all layers, those of each kind in one piece; sizes[5] is a
+    // layer's index. shares_layers: all layers of a kind are in the same memory, as no step reads
+    // those of the one before.
+    void allocate_layers(const CacheBlocks& blocks, bool shares_layers) {
         std::vector<int64_t> starts;
-        int64_t bytes = 0;
+        int64_t bytes[3] = {};  // by CacheKind
         for (const auto& instruction : instructions_) {
             if (instruction.operation != kAttend) continue;
             const CacheShape shape = this->shape_of(this->sizes_of(instruction));
+            const int kind = instruction.sizes[8];
+            const bool shares = shares_layers || kind == kPassing;
             layers_.resize(std::max<size_t>(layers_.size(), instruction.sizes[5] + 1));
-            starts.push_back(shares_layers ? 0 : bytes);
-            const int64_t of_layer = tokens / kGroup * shape.group() * sizeof(uint32_t);
-            bytes = shares_layers ? std::max(bytes, of_layer) : bytes + of_layer;  // whole lines
+            starts.push_back(shares ? 0 : bytes[kind]);
+            const int64_t of_layer = blocks.counts[kind] * this->block_size_ / kGroup *
+                                     shape.group() * sizeof(uint32_t);
+            bytes[kind] = shares ? std::max(bytes[kind], of_layer) : bytes[kind] + of_layer;
         }
-        cache_ = Memory(std::max<int64_t>(bytes, 1));
+        for (int kind = 0; kind < 3; ++kind) {
+            caches_[kind] = Memory(std::max<int64_t>(bytes[kind], 1));
+        }
         const int64_t* start = starts.data();
         for (const auto& instruction : instructions_) {
             if (instruction.operation != kAttend) continue;
-            layers_[instruction.sizes[5]] = (uint32_t*)(cache_.start() + *start++);
+            char* cache = caches_[instruction.sizes[8]].start();
+            layers_[instruction.sizes[5]] = (uint32_t*)(cache + *start++);
         }
     }
 
     void work(int thread) {
         const bool are_many = this->runs_in_blocks();
-        for (size_t i = 0; i < instructions_.size();) {
-            const size_t end = are_many ? stretches_[i] : i + 1;
+        for (size_t i = step_->begin; i < (size_t)step_->end;) {
+            const size_t end = are_many ? std::min<size_t>(stretches_[i], step_->end) : i + 1;
             const Instruction& instruction = instructions_[i];
             const bool is_stretch = end > i + 1;
             const int rows = rows_of(instruction);
@@ -133,6 +142,8 @@ class Program : StretchOperations<E> {
                 return this->up_tasks(instruction, rows);
             case kExpertsDown:
                 return this->down_tasks(instruction, rows);
+            case kScores:
+                return step_->scores ? std::min(rows, threads_.count() * 4) : 0;
             default:  // rows, in as many parts as keep all threads busy
                 return rows <= 4 ? (rows > 0) : std::min(rows, threads_.count() * 4);
         }
@@ -165,7 +176,12 @@ class Program : StretchOperations<E> {
             default: {
                 const int64_t first = (int64_t)rows * task / tasks;
                 const int64_t last = (int64_t)rows * (task + 1) / tasks;
-                this->run_on_rows(instruction, first, last);
+                if (instruction.operation != kScores) {
+                    return this->run_on_rows(instruction, first, last);
+                }
+                for (int64_t row = first; row < last; ++row) {
+                    this->write_scores(instruction, row, scratch_[thread]);
+                }
             }
         }
     }
@@ -174,7 +190,7 @@ class Program : StretchOperations<E> {
     std::vector<size_t> stretches_;
     Threads threads_;
     std::vector<Progress> progress_;
-    Memory cache_;
+    Memory caches_[3];  // by CacheKind
 };
 
 }  // namespace
@@ -211,15 +227,15 @@ HEADRACE_EXPORT void headrace_pack(int32_t bf16, const void* weight, int64_t out
 
 HEADRACE_EXPORT void* headrace_new(int32_t bf16, const Instruction* list, int32_t count,
                                    const Buffer* buffers, int32_t num_buffers, int32_t threads,
-                                   int64_t num_blocks, int32_t block_size,
+                                   const CacheBlocks* blocks, int32_t block_size,
                                    int32_t cache_format, int32_t shares_layers) {
     const auto format = (CacheFormat)cache_format;
     try {
         if (bf16) {
-            return new Program<Bf16>(list, count, buffers, num_buffers, threads, num_blocks,
+            return new Program<Bf16>(list, count, buffers, num_buffers, threads, *blocks,
                                      block_size, format, shares_layers);
         }
-        return new Program<F32>(list, count, buffers, num_buffers, threads, num_blocks, block_size,
+        return new Program<F32>(list, count, buffers, num_buffers, threads, *blocks, block_size,
                                 format, shares_layers);
     } catch (const std::bad_alloc&) {
         return nullptr;

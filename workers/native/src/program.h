@@ -29,6 +29,19 @@ enum Operation : int32_t {
     kCopyHeads,
     kRoundPairs,
     kReorder,
+    kScores,
+};
+
+// The last of an attention instruction's sizes: whose keys and values it reads or writes.
+//
+// kOwn: the cache of its sequence. kSource: what an encoder has made for the sequence, which other
+// programs of the same list have written. kPassing: those of this step alone; all layers share
+// their memory.
+enum CacheKind : int32_t { kOwn, kSource, kPassing };
+
+// The sizes of the caches, in blocks.
+struct CacheBlocks {
+    int64_t counts[3];  // by CacheKind
 };
 
 // Where a value begins in the rows of a buffer. buffer: -1 none, -2 the step's output.
@@ -43,7 +56,7 @@ struct Instruction {
     Operand in[3];
     Operand out;
     int32_t packed;  // 1: `out` is in the type that products are computed in, else float32
-    int32_t sizes[8];
+    int32_t sizes[9];
     float numbers[3];
     const void* data[3];
 };
@@ -67,6 +80,11 @@ struct Adapter {
 // needed. tables: [rows, width] each. slots: [rows], the slot of each row's adapter, -1 for none;
 // null if no row has one. adapters: [linears, num_slots]. max_rank: the maximum of their ranks.
 // token_types: [rows], null if no instruction looks them up.
+//
+// begin, end: the instructions that are run: a list may hold several programs, one after another.
+// sources: [num_spans], what spans attend to besides their own tokens, see `Span`; their blocks are
+// among `blocks`. features: the input of row r begins at r * feature_stride. scores: receives the
+// scores of attention to sources, for some heads, [heads, rows, score_stride]; null: none.
 struct Step {
     int32_t rows, num_logit_rows, num_spans;
     const int32_t* token_ids;
@@ -80,6 +98,11 @@ struct Step {
     const Adapter* adapters;
     int32_t num_slots, max_rank;
     const int32_t* token_types;
+    int32_t begin, end;
+    const void* sources;
+    const float* features;
+    float* scores;
+    int32_t feature_stride, score_stride;
 };
 
 }  // namespace headrace

@@ -24,8 +24,14 @@ class RowOperations : public State<E> {
 
     // data[0]: table [entries, sizes[0]], in float32 or, with sizes[1], in the products' type; with
     // sizes[4] it is a weight in panels, of the format sizes[5] (see `linear`). Looks up
-    // token ids; with sizes[2] of 1 positions plus sizes[3], with 2 the types of tokens.
+    // token ids; with sizes[2] of 1 positions plus sizes[3], with 2 the types of tokens. With 3 it
+    // copies the row's features.
     void embed(const Instruction& i, int64_t row) {
+        if (i.sizes[2] == 3) {
+            std::memcpy(row_of(i.out, row), step_->features + row * step_->feature_stride,
+                        i.sizes[0] * sizeof(float));
+            return;
+        }
         const int64_t id = i.sizes[2] == 2   ? step_->token_types[row]
                            : i.sizes[2] == 1 ? step_->positions[row] + i.sizes[3]
                                              : step_->token_ids[row];
@@ -183,7 +189,7 @@ class RowOperations : public State<E> {
     void write(const Instruction& i, int64_t first, int64_t last) {
         const CacheShape shape = this->shape_of(this->sizes_of(i));
         for (int64_t row = first; row < last;) {
-            const Span& span = this->span_of(row);
+            const Span& span = this->span_of(i.sizes[8], row);
             const int64_t token = span.context + row - span.first_row;
             const int64_t of_span = span.first_row + span.num_rows - row;
             const int64_t of_group = kGroup - token % kGroup;

@@ -41,7 +41,7 @@ class State {
           block_size_(block_size),
           cache_format_(cache_format) {}
 
-    // Allocates the buffers one after another, each with the step's number of rows.
+    // Allocates the buffers one after another, each for the step's rows, or logit rows.
     void allocate_buffers() {
         int64_t bytes = 0;
         for (size_t i = 0; i < buffers_.size(); ++i) {
@@ -52,7 +52,9 @@ class State {
     }
 
     int64_t buffer_bytes(const Buffer& buffer) const {
-        const int64_t rows = (int64_t)step_->rows * buffer.copies;
+        // A row's logits may be wanted twice.
+        const int64_t of_step = std::max(step_->rows, step_->num_logit_rows);
+        const int64_t rows = of_step * buffer.copies;
         if (buffer.kind != 3) return bytes_of_row(buffer) * rows;
         // Each expert's rows begin a group.
         const int64_t of_experts = (rows / kQuantizedRows + max_experts_) * group_bytes(buffer);
@@ -92,11 +94,14 @@ class State {
         }
     }
 
-    const Span* spans() const { return (const Span*)step_->spans; }
+    // What an attention instruction's rows attend to, or write.
+    const Span* spans(int32_t cache) const {
+        return (const Span*)(cache == kSource ? step_->sources : step_->spans);
+    }
 
-    const Span& span_of(int64_t row) const {
+    const Span& span_of(int32_t cache, int64_t row) const {
         const Span* after = std::upper_bound(
-            spans(), spans() + step_->num_spans, row,
+            spans(cache), spans(cache) + step_->num_spans, row,
             [](int64_t target, const Span& span) { return target < span.first_row; });
         return after[-1];
     }
@@ -107,7 +112,7 @@ class State {
 
     static AttentionSizes sizes_of(const Instruction& i) {
         return {i.sizes[0], i.sizes[1],   i.sizes[2],  i.sizes[3],
-                i.sizes[4], i.numbers[0], i.numbers[1]};
+                i.sizes[4], i.numbers[0], i.numbers[1], i.sizes[8]};
     }
 
     // Calls a function with an object of the cache's type.

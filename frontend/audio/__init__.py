@@ -1,0 +1,1 @@
+"""Audio: from an uploaded file to the features of its windows."""

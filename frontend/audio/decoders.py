@@ -1,0 +1,199 @@
+"""From uploaded files to the features of their windows, in processes that may be killed.
+
+A file is decoded while it is transcribed: a process works on a window only when it is asked for it.
+So a file that is transcribed slowly holds a process but no processor, and files take turns at the
+processors window by window.
+"""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from headrace.frontend.audio.decoder_process import DecoderDied, DecoderProcess
+from headrace.frontend.audio.messages import (
+    AudioFormat,
+    AudioRefusal,
+    AudioRejected,
+    AudioSummary,
+    AudioWindow,
+    DecodeFile,
+    DecodeNext,
+    DecoderAnswer,
+)
+
+__all__ = ["AudioDecoders", "AudioFormat", "AudioRejected", "AudioSummary", "AudioWindow"]
+
+log = logging.getLogger("headrace.frontend.decoders")
+
+MAX_FILES = 16  # in progress, each in a process
+_MAX_WORKING = 2  # processes that work at the same moment
+_IDLE_S = 30.0
+_START_DEADLINE_S = 60.0  # it takes a third of a second, longer on a busy machine
+_MAX_ATTEMPTS = 2  # a process may die for another reason than its file
+
+
+class AudioDecoders:
+    """The decoder processes of a frontend, started when they are needed.
+
+    size: files in progress; more wait for their turn.
+    idle_s: seconds after which a process without a file ends.
+    """
+
+    def __init__(self, size: int = MAX_FILES, idle_s: float = _IDLE_S) -> None:
+        self._turns = asyncio.Semaphore(size)
+        self._working = asyncio.Semaphore(_MAX_WORKING)
+        self._idle_s = idle_s
+        self._processes: set[DecoderProcess] = set()
+        self._idle: dict[DecoderProcess, asyncio.TimerHandle] = {}  # the last one worked last
+        self._is_closed = False
+
+    async def windows(
+        self, data: bytes | Path, format: AudioFormat, max_duration_s: float, timeout_s: float
+    ) -> AsyncGenerator[AudioWindow | AudioSummary, None]:
+        """Yield a file's windows in their order, then the summary.
+
+        max_duration_s: of the recording. Checked while decoding: windows may come before.
+        timeout_s: seconds of decoding. Those before the file's turn, and those between a window
+            and the request for the next, do not count.
+        Raises AudioRejected.
+        """
+        with await asyncio.to_thread(_open, data) as file, _released(file):
+            job = _Job(DecodeFile(format, max_duration_s), file.fileno(), timeout_s)
+            async with self._turns:
+                for _ in range(_MAX_ATTEMPTS):
+                    try:
+                        async with aclosing(self._decode(job)) as parts:
+                            async for part in parts:
+                                yield part
+                        return
+                    except DecoderDied:
+                        log.warning("a process that decodes audio died; it is replaced")
+        raise AudioRejected.undecodable()
+
+    async def close(self) -> None:
+        """End all processes; files in progress are rejected."""
+        self._is_closed = True
+        for process in list(self._processes):
+            if self._idle.pop(process, None) is None:
+                process.end()  # the task that waits for its answer sees its death
+            else:
+                self._discard(process)
+
+    async def _decode(self, job: "_Job") -> AsyncGenerator[AudioWindow | AudioSummary, None]:
+        """Yield what has not been yielded before. Raises DecoderDied or AudioRejected."""
+        process = self._take()
+        try:
+            async with asyncio.timeout(_START_DEADLINE_S):
+                await process.ready()
+            async with self._working:
+                answer = await job.first(process)
+            while not isinstance(answer, AudioRefusal):
+                if isinstance(answer, AudioSummary):
+                    yield answer
+                    return
+                if job.is_new(answer):
+                    yield answer
+                async with self._working:
+                    answer = await job.next(process)
+            raise AudioRejected(answer.reason)
+        except TimeoutError as error:
+            raise DecoderDied from error
+        finally:
+            self._give_back(process)
+
+    def _take(self) -> DecoderProcess:
+        if self._is_closed:
+            raise AudioRejected.undecodable()
+        while self._idle:
+            process, timer = self._idle.popitem()
+            timer.cancel()
+            if process.is_reusable:
+                return process
+            self._discard(process)
+        process = DecoderProcess()
+        self._processes.add(process)
+        return process
+
+    def _give_back(self, process: DecoderProcess) -> None:
+        if self._is_closed or not process.is_reusable:
+            self._discard(process)
+            return
+        loop = asyncio.get_running_loop()
+        self._idle[process] = loop.call_later(self._idle_s, self._end_idle, process)
+
+    def _end_idle(self, process: DecoderProcess) -> None:
+        del self._idle[process]
+        self._discard(process)
+
+    def _discard(self, process: DecoderProcess) -> None:
+        self._processes.discard(process)
+        process.close()
+
+
+@contextmanager
+def _released(file: BinaryIO) -> Iterator[None]:
+    """Free an upload's memory at the end, though an idle process may have it open."""
+    try:
+        yield
+    finally:
+        if file.writable():
+            file.truncate(0)
+
+
+class _Job:
+    """A file to decode, and what is left of its time."""
+
+    def __init__(self, order: DecodeFile, descriptor: int, timeout_s: float) -> None:
+        self._order = order
+        self._descriptor = descriptor
+        self._timeout_s = timeout_s
+        self._left_s = timeout_s
+        self._count = 0
+
+    async def first(self, process: DecoderProcess) -> AudioWindow | AudioSummary | AudioRefusal:
+        return await self._ask(process, self._order, self._descriptor)
+
+    async def next(self, process: DecoderProcess) -> AudioWindow | AudioSummary | AudioRefusal:
+        return await self._ask(process, DecodeNext())
+
+    def is_new(self, window: AudioWindow) -> bool:
+        """Return whether no process before has decoded the window; count it then."""
+        if window.index != self._count:
+            return False
+        self._count += 1
+        return True
+
+    async def _ask(
+        self, process: DecoderProcess, order: DecodeFile | DecodeNext, descriptor: int | None = None
+    ) -> AudioWindow | AudioSummary | AudioRefusal:
+        started_s = time.monotonic()
+        try:
+            async with asyncio.timeout(max(0.0, self._left_s)):
+                answer: DecoderAnswer = await process.ask(order, descriptor)
+        except TimeoutError:
+            reason = f"decoding the file takes more than {self._timeout_s:g} s"
+            raise AudioRejected(reason) from None
+        finally:
+            self._left_s -= time.monotonic() - started_s
+        if isinstance(answer, AudioWindow | AudioSummary | AudioRefusal):
+            return answer
+        raise DecoderDied
+
+
+def _open(data: bytes | Path) -> BinaryIO:
+    """Return a file that a process can be given. Raises AudioRejected if it is empty."""
+    if isinstance(data, Path):
+        file: BinaryIO = data.open("rb")
+    else:
+        file = os.fdopen(os.memfd_create("headrace-audio"), "w+b")
+        file.write(data)
+        file.flush()
+    if not os.fstat(file.fileno()).st_size:
+        file.close()
+        raise AudioRejected("the file is empty")
+    return file

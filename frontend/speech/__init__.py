@@ -1,0 +1,1 @@
+"""From recordings to text: windows to tokens, tokens to segments and words."""

@@ -1,0 +1,1 @@
+"""Tests of what models that transcribe say of themselves."""

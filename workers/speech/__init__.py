@@ -1,0 +1,1 @@
+"""Models that transcribe: an encoder hears a window of a recording, a decoder writes."""
