@@ -18,8 +18,8 @@ _MARGIN_S = 0.5  # of silence that stays before sound
 _SEARCHED = 1 / 3  # of a window, at its end
 _PAUSE_S = 0.3
 _LOUD_PERCENTILE = 95  # of a window's frames: speech, and not its pauses
-_PAUSE_DB = 40.0  # below which pauses are all alike
-_LATENESS_DB_PER_S = 0.5  # what a cut that is a second earlier must be quieter by
+_PAUSE_DB = 35.0  # below which pauses are all alike
+_LATENESS_DB_PER_S = 1.0  # what a cut that is a second earlier must be quieter by
 _MIN_POWER = 1e-10
 
 
