@@ -4,7 +4,7 @@ import subprocess
 import sys
 import venv
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from bench.embed_peers.catalogue import ENVIRONMENTS, REMOVED
@@ -17,7 +17,11 @@ class PeerError(Exception):
     """A peer that cannot be used; the text is one line."""
 
 
-def install(folder: Path, names: Iterable[str]) -> int:
+def install(
+    folder: Path,
+    names: Iterable[str],
+    environments: Mapping[str, Sequence[str]] = ENVIRONMENTS,
+) -> int:
     """Install environments into a folder; return how many failed, each with its error printed."""
     failed = 0
     for name in names:
@@ -27,7 +31,7 @@ def install(folder: Path, names: Iterable[str]) -> int:
             if not (target / "bin/python").exists():
                 venv.create(target, with_pip=True)
             pip = [str(target / "bin/python"), "-m", "pip"]
-            run([*pip, "install", "-q", *ENVIRONMENTS[name]])
+            run([*pip, "install", "-q", *environments[name]])
             if name in REMOVED:
                 run([*pip, "uninstall", "-q", "-y", *REMOVED[name]])
         except (PeerError, OSError, subprocess.CalledProcessError) as error:
@@ -36,11 +40,11 @@ def install(folder: Path, names: Iterable[str]) -> int:
     return failed
 
 
-def python_of(folder: Path, environment: str) -> Path:
+def python_of(folder: Path, environment: str, command: str = "bench.embed") -> Path:
     """Return the Python of an environment. Raises PeerError if it is not installed."""
     path = folder / environment / "bin/python"
     if not path.exists():
-        raise PeerError(f"not installed: python -m bench.embed --install {folder}")
+        raise PeerError(f"not installed: python -m {command} --install {folder}")
     return path
 
 

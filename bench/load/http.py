@@ -212,11 +212,13 @@ class Server:
         self._idle: list[Connection] = []
 
     @contextlib.asynccontextmanager
-    async def request(self, method: str, path: str, body: bytes = b"") -> AsyncIterator[Response]:
+    async def request(
+        self, method: str, path: str, body: bytes = b"", content_type: str = "application/json"
+    ) -> AsyncIterator[Response]:
         """Send a request; the connection is kept if the response is read to its end."""
         head = (
             f"{method} {self._path}{path} HTTP/1.1\r\nHost: {self._netloc}\r\n{self._headers}"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
         ).encode("latin-1")
         connection, response = await self._send(head, body)
         try:

@@ -4,8 +4,9 @@ import random
 from collections.abc import Iterator
 
 _WHO = (
-    "The old teacher", "My younger sister", "A tall woman in a green coat", "The captain of the ship",
-    "Our neighbor", "The doctor", "A group of students", "The man at the door", "Her grandfather",
+    "The old teacher", "My younger sister", "A tall woman in a green coat",
+    "The captain of the ship", "Our neighbor", "The doctor", "A group of students",
+    "The man at the door", "Her grandfather",
     "The driver of the bus", "An engineer from the city", "The children", "His best friend",
     "The owner of the bakery", "A famous writer", "The farmer", "The young musician", "The judge",
 )  # fmt: skip
