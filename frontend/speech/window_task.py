@@ -106,13 +106,16 @@ class WindowTask:
         return self._plan.tokens.end
 
     def _is_rejected(self, attempt: _Attempt) -> bool:
-        written = attempt.written
-        return self._plan.guards.rejects(attempt.ratio, written.avg_logprob, attempt.no_speech_prob)
+        written, guards = attempt.written, self._plan.guards
+        return written.repeats or guards.rejects(
+            attempt.ratio, written.avg_logprob, attempt.no_speech_prob
+        )
 
     def _best(self, attempts: Sequence[_Attempt]) -> _Attempt:
         """Return the likeliest text, of those that do not repeat themselves if there is one."""
         limit = self._plan.guards.compression_ratio
-        fit = [each for each in attempts if each.ratio <= limit] or attempts
+        fit = [each for each in attempts if each.ratio <= limit and not each.written.repeats]
+        fit = fit or list(attempts)
         return max(fit, key=lambda each: each.written.avg_logprob)
 
     async def _result(
