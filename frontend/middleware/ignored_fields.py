@@ -15,7 +15,7 @@ HEADER = "X-Headrace-Ignored-Fields"
 # Proxies have a few kilobytes for all headers of a response together.
 _MAX_HEADER_CHARS = 1000
 _MAX_NAME_CHARS = 80
-_UNSAFE = re.compile(r"[^A-Za-z0-9_.$-]")
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.$\[\]-]")
 
 # Names that the log has named; the rest of a process's life it names no more than these.
 _MAX_LOGGED = 512

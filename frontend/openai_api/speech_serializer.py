@@ -117,6 +117,7 @@ class SpeechStream:
         self._events = aiter(transcription.recording.events())
         self._next: asyncio.Task[SpeechEvent] | None = None
         self._text, self._first, self._has_ended = "", "", False
+        self._logprobs: list[dict[str, Any]] = []
         self._frame = self._make_frame()
         serving = transcription.plan.model.group.serving
         self._has_usage = bool(form.stream_include_usage) or serving.enable_force_include_usage
@@ -183,6 +184,7 @@ class SpeechStream:
         event: dict[str, Any] = {"type": "transcript.text.delta", "delta": piece.text}
         if self._form.has_logprobs:
             event["logprobs"] = logprob_items(self._transcription.plan, piece.tokens)
+            self._logprobs += event["logprobs"]
         event |= {**self._frame, "choices": [{"delta": {"content": piece.text}}]}
         if self._has_usage and self._form.stream_continuous_usage_stats:
             event["usage"] = self._usage(0.0)
@@ -197,13 +199,15 @@ class SpeechStream:
             finish = _event(
                 {"type": "transcript.text.delta", "delta": "", **self._frame, "choices": [last]}
             )
-        done = {
+        done: dict[str, Any] = {
             "type": "transcript.text.done",
             "text": self._text.rstrip(),
             "usage": self._usage(end.duration_s),
             **self._frame,
             "choices": [] if self._has_usage else [last],
         }
+        if self._form.has_logprobs:
+            done["logprobs"] = self._logprobs
         return finish + _event(done) + OPENAI.done
 
     def _usage(self, duration_s: float) -> dict[str, Any]:

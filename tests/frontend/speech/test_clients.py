@@ -126,6 +126,7 @@ async def test_openais_client_streams(serving: Serving) -> None:
     assert done.text == "The capital of France."
     assert done.usage.total_tokens > 0
     assert deltas[0].logprobs[0].logprob == -0.25
+    assert "".join(each.token for each in done.logprobs) == " The capital of France."
 
 
 async def test_errors_of_openais_client(serving: Serving) -> None:

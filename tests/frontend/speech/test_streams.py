@@ -77,7 +77,10 @@ async def test_usage_in_a_chunk_of_its_own(make_client: MakeClient) -> None:
 async def test_logprobs(make_client: MakeClient) -> None:
     events = await events_of(make_client(), language="en", **{"include[]": "logprobs"})
     tokens = [item["token"] for event in events for item in event.get("logprobs", [])]
-    assert "".join(tokens) == " The capital of France."
+    assert "".join(tokens) == " The capital of France." * 2  # in pieces, and at the end
+    *deltas, done = events
+    assert done["logprobs"] == [item for event in deltas for item in event["logprobs"]]
+    assert "logprobs" not in (await events_of(make_client(), language="en"))[-1]
 
 
 async def test_order_is_that_of_the_recording(

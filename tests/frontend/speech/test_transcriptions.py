@@ -145,6 +145,7 @@ async def test_prompt_and_hotwords(make_client: MakeClient, pool: FakePool) -> N
     await body_of(client, language="en", prompt="The capital " * 200)
     longest = pool.requests[1].prompt_token_ids
     assert len(longest) == 1 + 223 + 4  # half of the positions, less one
+    assert pool.requests[1].sampling.max_tokens == 448 - len(longest)
     assert list(longest[1:224]) == ids(" " + ("The capital " * 200).strip())[-223:]
     await body_of(client, language="en", prompt="Hello " * 900, hotwords="Paris " * 900)
     assert len(pool.requests[2].prompt_token_ids) == 1 + 223 + 4
@@ -290,6 +291,10 @@ async def test_unknown_fields_are_named(make_client: MakeClient) -> None:
     response = await make_client().post(PATH, **form(language="en", colour="blue"))
     assert response.status_code == 200
     assert "colour" in str(response.headers)
+    # So clients send objects and lists that are no fields here.
+    odd = {"language": "en", "chunking_strategy[type]": "server_vad", "voices[]": "a"}
+    named = (await make_client().post(PATH, **form(**odd))).headers["X-Headrace-Ignored-Fields"]
+    assert named == "chunking_strategy[type], voices[]"
     strict = make_client(settings={"strict_fields": True})
     assert (await refused(strict, colour="blue"))[0] == 400
 

@@ -12,6 +12,7 @@ from headrace.workers.errors import RejectedByEngine
 from headrace.workers.native.library import usable_kernels
 from headrace.workers.speech.build import build_speech_engine, build_speech_runner
 from headrace.workers.speech.runner import SpeechRunner
+from tests.workers.speech.conftest import LONGEST
 from tests.workers.speech.windows import (
     START,
     engine_of,
@@ -24,11 +25,13 @@ from tests.workers.speech.windows import (
 )
 
 
-def transcript(folder: Path, seed: int, count: int) -> tuple[tuple[int, ...], list[float]]:
+def transcript(
+    folder: Path, seed: int, count: int, prompt: tuple[int, ...] = START
+) -> tuple[tuple[int, ...], list[float]]:
     """What transformers' own layers write, the likeliest token after the other, and their log
     probabilities, which differ by window more than tokens do."""
     model = load_reference(folder)
-    ids, logprobs = list(START), []
+    ids, logprobs = list(prompt), []
     with torch.inference_mode():
         encoded = model.model.encoder(features_of(seed)[None])
         for _ in range(count):
@@ -36,7 +39,7 @@ def transcript(folder: Path, seed: int, count: int) -> tuple[tuple[int, ...], li
             found = torch.log_softmax(logits[0, -1], dim=-1).max(dim=-1)
             ids.append(int(found.indices))
             logprobs.append(float(found.values))
-    return tuple(ids[len(START) :]), logprobs
+    return tuple(ids[len(prompt) :]), logprobs
 
 
 def check_transcript(folder: Path, seed: int, outputs: list[Output]) -> None:
@@ -57,6 +60,19 @@ def test_the_tokens_are_those_of_transformers(whisper_folder: Path, kernels: Cpu
     found = run_all(engine, [request(f"{n}", window(n), logprobs=0) for n in range(3)])
     for seed in range(3):
         check_transcript(whisper_folder, seed, found[f"{seed}"])
+
+
+@pytest.mark.parametrize("dtype", ["auto", "float16"])
+def test_weights_in_float16(whisper_folder: Path, tmp_path: Path, dtype: Dtype) -> None:
+    """CTranslate2's models often have them; its own engine refuses to compute so on a CPU."""
+    load_reference(whisper_folder, dtype=torch.float16).save_pretrained(tmp_path)
+    engine = engine_of(tmp_path, dtype=dtype)
+    found = run_all(engine, [request(f"{n}", window(n), logprobs=0, max_tokens=1) for n in range(3)])
+    for seed in range(3):
+        (logprob,) = [each for output in found[f"{seed}"] for each in output.logprobs or ()]
+        ids, logprobs = transcript(whisper_folder, seed, 1)
+        assert tokens(found[f"{seed}"]) == ids
+        assert logprob.logprob == pytest.approx(logprobs[0], abs=0.1)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -144,6 +160,15 @@ def test_what_does_not_fit_is_rejected(engine: Engine, change: dict[str, Any], f
     with pytest.raises(RejectedByEngine, match=field):
         engine.add(request("x", **change))
     assert not engine.has_work
+
+
+def test_output_fills_what_a_long_prompt_leaves(engine: Engine, whisper_folder: Path) -> None:
+    prompt = (*range(20, 20 + LONGEST // 2 - len(START)), *START)
+    ids, _ = transcript(whisper_folder, 5, LONGEST - len(prompt), prompt)
+    for asked in (LONGEST - len(prompt), LONGEST):
+        outputs = run_all(engine, [request("x", window(5), prompt, max_tokens=asked)])["x"]
+        assert tokens(outputs) == ids
+        assert outputs[-1].finish_reason == "length"
 
 
 def test_the_probability_of_silence(engine: Engine, whisper_folder: Path) -> None:

@@ -80,6 +80,14 @@ def test_multilingual(tmp_path: Path) -> None:
     assert (info.max_initial_timestamp, info.positions, info.frames) == (40, 448, 3000)
 
 
+def test_prompts_of_older_files_change_nothing(tmp_path: Path) -> None:
+    """Transformers obeys them: here language and task decide."""
+    plain = read(tmp_path, tokens(50258, 99), is_multilingual=True)
+    forced = {"forced_decoder_ids": [[1, 50261], [2, 50358], [3, 50363]]}
+    older = read(tmp_path, tokens(50258, 99), forced, is_multilingual=True, **forced)
+    assert older == plain
+
+
 def test_older_and_newer_names_of_the_token_of_silence(tmp_path: Path) -> None:
     older = tokens(50258, 99, *TASKS[:4], "nocaptions", "notimestamps")
     assert read(tmp_path, older).tokens.no_speech == 50362
