@@ -31,7 +31,7 @@ __all__ = ["AudioDecoders", "AudioFormat", "AudioRejected", "AudioSummary", "Aud
 log = logging.getLogger("headrace.frontend.decoders")
 
 MAX_FILES = 16  # in progress, each in a process
-_MAX_WORKING = 2  # processes that work at the same moment
+_MAX_WORKING = 2  # processes that work at the same moment, at most
 _IDLE_S = 30.0
 _START_DEADLINE_S = 60.0  # it takes a third of a second, longer on a busy machine
 _MAX_ATTEMPTS = 2  # a process may die for another reason than its file
@@ -45,11 +45,14 @@ class AudioDecoders:
 
     size: files in progress; more wait for their turn.
     idle_s: seconds after which a process without a file ends.
+    cpus: for processes that work at the same moment.
     """
 
-    def __init__(self, size: int = MAX_FILES, idle_s: float = _IDLE_S) -> None:
+    def __init__(
+        self, size: int = MAX_FILES, idle_s: float = _IDLE_S, cpus: int = _MAX_WORKING
+    ) -> None:
         self._turns = asyncio.Semaphore(size)
-        self._working = asyncio.Semaphore(_MAX_WORKING)
+        self._working = asyncio.Semaphore(max(1, min(cpus, _MAX_WORKING)))
         self._idle_s = idle_s
         self._processes: set[DecoderProcess] = set()
         self._idle: dict[DecoderProcess, asyncio.TimerHandle] = {}  # the last one worked last
