@@ -59,7 +59,7 @@ class GroupSnapshot:
     @property
     def generates(self) -> bool:
         """Whether its model writes text, as far as is known."""
-        return not self.tasks or "generate" in self.tasks
+        return not self.tasks or not {"generate", "transcription"}.isdisjoint(self.tasks)
 
 
 @dataclass(frozen=True)

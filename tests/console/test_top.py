@@ -84,7 +84,11 @@ def test_a_frame_has_all_that_is_known() -> None:
 
 @pytest.mark.parametrize(
     ("tasks", "rate"),
-    [(["generate"], "100 generated tokens/s"), (["embed", "token_embed"], "300 read tokens/s")],
+    [
+        (["generate"], "100 generated tokens/s"),
+        (["transcription"], "100 generated tokens/s"),
+        (["embed", "token_embed"], "300 read tokens/s"),
+    ],
 )
 def test_tasks_of_a_group(tasks: list[str], rate: str) -> None:
     load = {**LOAD, "groups": [{**LOAD["groups"][0], "tasks": tasks}]}
