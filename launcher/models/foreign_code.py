@@ -21,6 +21,7 @@ TRUST_FLAG = "--trust-remote-code"
 PICKLE_FLAG = "--allow-pickle-weights"
 PICKLE_INDEX = "pytorch_model.bin.index.json"
 _ADAPTER_CONFIG = "adapter_config.json"
+_CTRANSLATE2 = "model.bin"  # transformers' own name is another
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 # Files that transformers reads for a model that generates text, and that may name classes.
 _CONFIGS = ("config.json", "tokenizer_config.json")
@@ -86,6 +87,11 @@ def without_pickles(
 
 def only_pickles(name: str) -> str:
     """Return why a model is refused that has only pickled weights, among them a file."""
+    if name == _CTRANSLATE2:
+        return (
+            f"has no safetensors: its {name} is CTranslate2's, of a Whisper model to be converted by "
+            f"scripts/convert_whisper.py, or pickled, which can run code ({PICKLE_FLAG})"
+        )
     return (
         f"has only pickled weights ({name}), which can run code when they are loaded and are "
         f"rejected: convert them to safetensors, or give {PICKLE_FLAG}"

@@ -299,6 +299,21 @@ class TestPickledWeights:
         assert "--allow-pickle-weights" in str(caught.value)
         assert "\n" not in str(caught.value)
 
+    def test_models_of_ctranslate2_are_told_apart(
+        self,
+        pickled: Path,
+        prepare: Callable[..., PreparedModel],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        (pickled / "model.bin").write_bytes(b"\6\0\0\0\x0c\0WhisperSpec\0")
+        names = ["config.json", "model.bin", "tokenizer.json"]
+        monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda *_, **__: names)
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(pickled))
+        for model in (pickled, "some/model"):
+            with pytest.raises(ModelError, match=r"convert_whisper.py") as caught:
+                prepare(model)
+            assert "\n" not in str(caught.value)
+
     def test_a_repository_that_has_no_others_says_so(
         self,
         pickled: Path,

@@ -69,7 +69,9 @@ def test_weights_in_float16(whisper_folder: Path, tmp_path: Path, dtype: Dtype) 
     """CTranslate2's models often have them; its own engine refuses to compute so on a CPU."""
     load_reference(whisper_folder, dtype=torch.float16).save_pretrained(tmp_path)
     engine = engine_of(tmp_path, dtype=dtype)
-    found = run_all(engine, [request(f"{n}", window(n), logprobs=0, max_tokens=1) for n in range(3)])
+    found = run_all(
+        engine, [request(f"{n}", window(n), logprobs=0, max_tokens=1) for n in range(3)]
+    )
     for seed in range(3):
         (logprob,) = [each for output in found[f"{seed}"] for each in output.logprobs or ()]
         ids, logprobs = transcript(whisper_folder, seed, 1)
