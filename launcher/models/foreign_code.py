@@ -89,8 +89,8 @@ def only_pickles(name: str) -> str:
     """Return why a model is refused that has only pickled weights, among them a file."""
     if name == _CTRANSLATE2:
         return (
-            f"has no safetensors: its {name} is CTranslate2's, of a Whisper model to be converted by "
-            f"scripts/convert_whisper.py, or pickled, which can run code ({PICKLE_FLAG})"
+            f"has no safetensors: its {name} is CTranslate2's, of a Whisper model to be converted "
+            f"by scripts/convert_whisper.py, or pickled, which can run code ({PICKLE_FLAG})"
         )
     return (
         f"has only pickled weights ({name}), which can run code when they are loaded and are "
