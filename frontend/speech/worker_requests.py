@@ -43,12 +43,17 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """An output. is_complete: whether the model has ended it."""
+    """An output.
+
+    is_complete: whether the model has ended it. is_loop: whether it repeats itself so long that it
+        was ended.
+    """
 
     tokens: tuple[WrittenToken, ...]
     end_logprob: float
     is_complete: bool
     no_speech_prob: float | None
+    is_loop: bool = False
 
     @property
     def avg_logprob(self) -> float:
@@ -268,4 +273,5 @@ def _written(outputs: Sequence[Output], end: int) -> Written:
         last.logprob if last is not None else 0.0,
         is_complete,
         admissions[0].no_speech_prob if admissions else None,
+        bool(outputs) and outputs[-1].finish_reason == "repetition",
     )

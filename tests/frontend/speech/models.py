@@ -77,18 +77,19 @@ class FakeRecordings:
     """Decodes every file to windows whose features say which they are, and which frames.
 
     windows: their starts and lengths, in seconds. error: raised after them; None: none is.
-    files: what was decoded.
+    files: what was decoded. change_db: of all windows.
     """
 
     windows: Sequence[tuple[float, float]] = ((0.0, 4.0),)
     error: str | None = None
     duration_s: float | None = None
+    change_db: float = 5.0
     files: list[bytes] = field(default_factory=list)
     formats: list[AudioFormat] = field(default_factory=list)
 
     async def windows_of(self) -> AsyncGenerator[AudioWindow | AudioSummary, None]:
         for number, (start_s, duration_s) in enumerate(self.windows):
-            yield AudioWindow(number, start_s, duration_s, FEATURES[number])
+            yield AudioWindow(number, start_s, duration_s, FEATURES[number], self.change_db)
         if self.error is not None:
             raise AudioRejected(self.error)
         start_s, length_s = self.windows[-1] if self.windows else (0.0, 1.0)

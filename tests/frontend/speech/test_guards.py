@@ -88,7 +88,7 @@ async def test_silence(make_client: MakeClient, pool: FakePool, recordings: Fake
 
 async def test_the_operators_thresholds(make_client: MakeClient, pool: FakePool) -> None:
     serving = ServingOptions(temperature_fallback=False, no_speech_threshold=0.5)
-    client = make_client(by_temperature({}), no_speech=lambda _: 0.55, settings={SERVING: serving})
+    client = make_client(by_temperature({}), no_speech=lambda _: 0.3, settings={SERVING: serving})
     await body_of(client, language="en")
     assert len(pool.requests) == 1
     await body_of(client, language="en", temperature_fallback="true")
