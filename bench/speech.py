@@ -54,19 +54,23 @@ class PeakMemory:
     """The largest memory that sides have had while they ran."""
 
     def __init__(self) -> None:
-        self.values = dict[str, float]()
+        self.values = dict[str, list[float]]()
+
+    def look(self, side: SpeechSide) -> None:
+        """Note a side's memory now, if it is the largest yet."""
+        self.values[side.name] = max(self.values.get(side.name, []), side.memory(), key=sum)
 
     @contextlib.contextmanager
     def watch(self, side: SpeechSide) -> Iterator[None]:
         """Look at a side's memory while a turn runs."""
         done = threading.Event()
 
-        def look() -> None:
+        def keep_looking() -> None:
             with contextlib.suppress(psutil.NoSuchProcess):  # its turn tells why
                 while not done.wait(SAMPLE_S):
-                    self.values[side.name] = max(self.values.get(side.name, 0), side.memory())
+                    self.look(side)
 
-        thread = threading.Thread(target=look)
+        thread = threading.Thread(target=keep_looking)
         thread.start()
         try:
             yield
@@ -74,7 +78,7 @@ class PeakMemory:
             done.set()
             thread.join()
             with contextlib.suppress(psutil.NoSuchProcess):
-                self.values[side.name] = max(self.values.get(side.name, 0), side.memory())
+                self.look(side)
 
 
 def measure(

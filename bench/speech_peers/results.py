@@ -84,14 +84,18 @@ def _spread(ratios: Sequence[float]) -> str:
     return f"{statistics.median(ratios):.2f}, rounds {min(ratios):.2f} to {max(ratios):.2f}"
 
 
-def memory_lines(sides: Sequence[SpeechSide], memory: Mapping[str, float]) -> list[str]:
+def memory_lines(sides: Sequence[SpeechSide], memory: Mapping[str, Sequence[float]]) -> list[str]:
     """Return the largest memory of all sides as text, and ours over the least of the peers."""
     lines = ["resident memory, MB, at its largest:"]
-    lines += [f"  {side.name} {memory[side.name]:.0f}" for side in sides]
+    total = {name: sum(parts) for name, parts in memory.items()}
+    for side in sides:
+        parts = memory[side.name]
+        each = f" ({' + '.join(f'{part:.0f}' for part in parts)})" if len(parts) > 1 else ""
+        lines.append(f"  {side.name} {total[side.name]:.0f}{each}")
     for ours in (side for side in sides if side.is_ours):
         if peers := peers_of(ours, sides):
-            least = min(peers, key=lambda name: memory[name])
-            value = memory[ours.name] / memory[least]
+            least = min(peers, key=lambda name: total[name])
+            value = total[ours.name] / total[least]
             passed = "ok" if value <= MEMORY_BAR else "MISSED"
             lines.append(f"  {ours.name} over {least} {value:.2f} (bar {MEMORY_BAR:g}: {passed})")
     return lines

@@ -73,8 +73,8 @@ class SpeechSide(Protocol):
     def run(self, task: Task) -> SpeechTurn:
         """Transcribe recordings of one language. Raises PeerError if it cannot."""
 
-    def memory(self) -> float:
-        """Return the resident memory of all its processes in MB."""
+    def memory(self) -> list[float]:
+        """Return the resident memory of each of its processes in MB, the largest first."""
 
 
 class SpeechServer:
@@ -103,9 +103,9 @@ class SpeechServer:
         texts = [str(answer["text"]).strip() for answer in answers]
         return SpeechTurn(task.audio, seconds, texts, segments if task.times else ())
 
-    def memory(self) -> float:
-        """Return the resident memory of all its processes in MB."""
-        return sum(tree_memory(self._pid))
+    def memory(self) -> list[float]:
+        """Return the resident memory of each of its processes in MB."""
+        return tree_memory(self._pid)
 
     async def _all(self, task: Task) -> list[dict[str, Any]]:
         limit = asyncio.Semaphore(task.at_once)
@@ -206,9 +206,9 @@ class SpeechProcess:
         segments = answer.get("segments", ())
         return SpeechTurn(task.audio, float(answer["seconds"]), answer["texts"], segments)
 
-    def memory(self) -> float:
+    def memory(self) -> list[float]:
         """Return its resident memory in MB."""
-        return sum(tree_memory(self._process.pid))
+        return tree_memory(self._process.pid)
 
     def _read(self) -> dict[str, Any]:
         assert self._process.stdout is not None
