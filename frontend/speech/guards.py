@@ -13,7 +13,7 @@ REPETITION = RepetitionRule(min_pattern_size=1, max_pattern_size=32, min_count=1
 # A window's sound is steady below this change (see headrace.frontend.audio.sound_change): noise
 # of any colour, hum, tones, clicks and rain are; of speech only what is fainter than the noise
 # around it.
-_STEADY_DB = 1.45
+_STEADY_DB = 1.65
 _ENOUGH_REJECTED = 2  # texts, for a window without speech: among more, one may pass by chance
 
 

@@ -1,5 +1,6 @@
 """Search the likeliest text of a window among several beginnings."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from headrace.frontend.generation.beam_search import Beam, BeamSearch
@@ -18,3 +19,11 @@ class WindowBeamSearch(BeamSearch):
             output_token_ids=beam.token_ids,
             sampling=sampling,
         )
+
+    def _is_settled(self, finished: Sequence[Beam], beams: Sequence[Beam], length: int) -> bool:
+        """Return whether as many beams are finished as the search is wide.
+
+        So Whisper's authors do it (Radford et al., 2022). What might be likelier by its length
+        alone is a loop, up to the last position.
+        """
+        return len(finished) >= self._width
