@@ -14,6 +14,7 @@ REPETITION = RepetitionRule(min_pattern_size=1, max_pattern_size=32, min_count=1
 # of any colour, hum, tones, clicks and rain are; of speech only what is fainter than the noise
 # around it.
 _STEADY_DB = 1.65
+_SURE = 0.8  # of silence, so that a text must be likelier than otherwise
 _ENOUGH_REJECTED = 2  # texts, for a window without speech: among more, one may pass by chance
 
 
@@ -38,11 +39,21 @@ class Guards:
     steady_no_speech: float
     rejected_no_speech: float
 
-    def is_silence(self, no_speech_prob: float, avg_logprob: float, is_steady: bool) -> bool:
+    def is_silence(self, no_speech_prob: float, avg_logprob: float) -> bool:
         """Return whether a window holds no speech, whatever its text says."""
-        if is_steady and no_speech_prob > self.steady_no_speech:
-            return True
+        if no_speech_prob > max(self.no_speech, _SURE):
+            return avg_logprob < self.logprob / 2
         return no_speech_prob > self.no_speech and avg_logprob < self.logprob
+
+    def is_steady_noise(self, no_speech_prob: float, avg_logprob: float, is_rejected: bool) -> bool:
+        """Return whether a window of steady sound holds no speech. is_rejected: its text.
+
+        A word that is as loud as the noise around it is steady, too: a model that is sure of it is
+        believed.
+        """
+        is_doubtful = is_rejected or avg_logprob < self.logprob / 2
+        least = self.steady_no_speech if is_doubtful else self.no_speech
+        return no_speech_prob > least
 
     def may_be_silence(self, no_speech_prob: float, is_steady: bool) -> bool:
         """Return whether a window may prove to be silence once its texts are known."""

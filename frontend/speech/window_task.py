@@ -78,9 +78,12 @@ class WindowTask:
             ratio = compression_ratio(text)
             # 0 for a model that tells none.
             silence = written.no_speech_prob or 0.0
-            is_silence = guards.is_silence(silence, written.avg_logprob, self._is_steady)
+            logprob = written.avg_logprob
+            is_rejected = written.is_loop or guards.rejects(ratio, logprob)
+            is_silence = guards.is_silence(silence, logprob) or (
+                self._is_steady and guards.is_steady_noise(silence, logprob, is_rejected)
+            )
             attempts.append(_Attempt(written, text, ratio, temperature, is_silence))
-            is_rejected = written.is_loop or guards.rejects(ratio, written.avg_logprob)
             if is_silence or not is_rejected:
                 return attempts[-1]
             is_last = number == len(self._plan.temperatures) - 1

@@ -57,7 +57,7 @@ class SpeechOptions(Frozen):
     steady_no_speech_threshold: Annotated[float, Field(ge=0, le=1)] = Field(
         0.2,
         description="probability of silence above which a window of steady sound (noise, hum, "
-        "clicks) is left out",
+        "clicks) is left out, if its text has less than half of the log probability's threshold",
     )
     rejected_no_speech_threshold: Annotated[float, Field(ge=0, le=1)] = Field(
         0.35,

@@ -9,7 +9,7 @@ from headrace.protocol.config import ServingOptions
 from headrace.protocol.to_frontend import Output
 from headrace.protocol.to_worker import Generate
 from tests.frontend.fake_pool import FakePool
-from tests.frontend.speech.conftest import MakeClient
+from tests.frontend.speech.conftest import MakeClient, form
 from tests.frontend.speech.models import PATH, FakeRecordings, window_of
 from tests.frontend.speech.test_transcriptions import body_of
 
@@ -107,14 +107,19 @@ async def test_the_operators_thresholds(make_client: MakeClient, pool: FakePool)
 async def test_steady_sound_is_silence_where_the_model_doubts(
     make_client: MakeClient, recordings: FakeRecordings
 ) -> None:
-    client = make_client([" Thanks for watching!"], no_speech=lambda _: 0.25)
+    client = make_client(
+        [" Thanks for watching!"], no_speech=lambda _: 0.25, logprob=lambda _: -0.7
+    )
     assert (await body_of(client, language="en"))["text"] == "Thanks for watching!"
     recordings.changes_db = [1.2]
     assert (await body_of(client, language="en"))["text"] == ""
     heard = await body_of(client, language="en", steady_no_speech_threshold=0.3)
     assert heard["text"] == "Thanks for watching!"
-    sure = make_client([" Yes"], no_speech=lambda _: 0.15)
-    assert (await body_of(sure, language="en"))["text"] == "Yes"
+    for no_speech, logprob, text in ((0.15, -0.7, "Yes"), (0.5, -0.4, "Yes"), (0.7, -0.4, "")):
+        client = make_client(
+            [" Yes"], no_speech=lambda _, is_=no_speech: is_, logprob=lambda _, is_=logprob: is_
+        )
+        assert (await body_of(client, language="en"))["text"] == text
 
 
 @pytest.mark.parametrize(("no_speech", "count"), [(0.4, 2), (0.3, 3)])
@@ -174,3 +179,15 @@ async def test_noise_in_front_tells_no_language(
     assert body["language"] == "german"
     detecting = [each for each in pool.requests if each.sampling.allowed_token_ids]
     assert [window_of(each) for each in detecting] == [0, 1]
+
+
+@pytest.mark.parametrize(("no_speech", "text"), [(0.75, "you"), (0.85, "")])
+async def test_sure_silence(make_client: MakeClient, no_speech: float, text: str) -> None:
+    client = make_client([" you"], no_speech=lambda _: no_speech, logprob=lambda _: -0.9)
+    assert (await body_of(client, language="en"))["text"] == text
+
+
+async def test_streams_hold_back_what_may_be_noise(make_client: MakeClient) -> None:
+    client = make_client([" you"], no_speech=lambda _: 0.4, logprob=lambda _: -1.5)
+    response = await client.post(PATH, **form(language="en", stream="true"))
+    assert '"delta":"' not in await response.get_data(as_text=True)
