@@ -181,10 +181,10 @@ async def test_noise_in_front_tells_no_language(
     assert [window_of(each) for each in detecting] == [0, 1]
 
 
-@pytest.mark.parametrize(("no_speech", "text"), [(0.75, "you"), (0.85, "")])
-async def test_sure_silence(make_client: MakeClient, no_speech: float, text: str) -> None:
+@pytest.mark.parametrize(("no_speech", "told"), [(0.75, "you"), (0.85, "")])
+async def test_sure_silence(make_client: MakeClient, no_speech: float, told: str) -> None:
     client = make_client([" you"], no_speech=lambda _: no_speech, logprob=lambda _: -0.9)
-    assert (await body_of(client, language="en"))["text"] == text
+    assert (await body_of(client, language="en"))["text"] == told
 
 
 async def test_streams_hold_back_what_may_be_noise(make_client: MakeClient) -> None:
