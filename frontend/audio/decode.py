@@ -9,7 +9,6 @@ import soxr
 from headrace.frontend.audio.containers import is_for_soundfile, is_known, is_truncated
 from headrace.frontend.audio.messages import AudioRejected
 from headrace.frontend.audio.mono import Block, Samples
-from headrace.frontend.audio.pyav_blocks import NotAudio, pyav_blocks
 from headrace.frontend.audio.soundfile_blocks import NotForSoundfile, soundfile_blocks
 
 
@@ -27,6 +26,9 @@ def _blocks(file: BinaryIO, max_duration_s: float) -> Iterator[Block]:
             return
         except NotForSoundfile:  # a WAV file whose size was never filled in, say
             pass
+    # Takes 18 MB of each process, which one that reads WAV or FLAC need not have.
+    from headrace.frontend.audio.pyav_blocks import NotAudio, pyav_blocks
+
     try:
         yield from pyav_blocks(file)
     except NotAudio:

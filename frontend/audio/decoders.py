@@ -1,16 +1,16 @@
 """From uploaded files to the features of their windows, in processes that may be killed.
 
-A file is decoded while it is transcribed: a process works on a window only when it is asked for it.
-So a file that is transcribed slowly holds a process but no processor, and files take turns at the
-processors window by window.
+A file is decoded while it is transcribed, two windows ahead. So a file that is transcribed slowly
+holds a process but no processor, and files take turns at the processors window by window.
 """
 
 import asyncio
 import logging
 import os
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,10 +31,13 @@ __all__ = ["AudioDecoders", "AudioFormat", "AudioRejected", "AudioSummary", "Aud
 log = logging.getLogger("headrace.frontend.decoders")
 
 MAX_FILES = 16  # in progress, each in a process
-_MAX_WORKING = 2  # processes that work at the same moment
+_MAX_WORKING = 2  # processes that work at the same moment, at most
 _IDLE_S = 30.0
 _START_DEADLINE_S = 60.0  # it takes a third of a second, longer on a busy machine
 _MAX_ATTEMPTS = 2  # a process may die for another reason than its file
+# Windows, or a window and the summary, that wait for the consumer: so the process of a recording of
+# one window is free for others while that is transcribed.
+_AHEAD = 2
 
 
 class AudioDecoders:
@@ -42,11 +45,14 @@ class AudioDecoders:
 
     size: files in progress; more wait for their turn.
     idle_s: seconds after which a process without a file ends.
+    cpus: for processes that work at the same moment.
     """
 
-    def __init__(self, size: int = MAX_FILES, idle_s: float = _IDLE_S) -> None:
+    def __init__(
+        self, size: int = MAX_FILES, idle_s: float = _IDLE_S, cpus: int = _MAX_WORKING
+    ) -> None:
         self._turns = asyncio.Semaphore(size)
-        self._working = asyncio.Semaphore(_MAX_WORKING)
+        self._working = asyncio.Semaphore(max(1, min(cpus, _MAX_WORKING)))
         self._idle_s = idle_s
         self._processes: set[DecoderProcess] = set()
         self._idle: dict[DecoderProcess, asyncio.TimerHandle] = {}  # the last one worked last
@@ -64,16 +70,29 @@ class AudioDecoders:
         """
         with await asyncio.to_thread(_open, data) as file, _released(file):
             job = _Job(DecodeFile(format, max_duration_s), file.fileno(), timeout_s)
+            parts = _Parts()
+            task = asyncio.create_task(self._produce(job, parts))
+            try:
+                part: AudioWindow | AudioSummary | None = None
+                while not isinstance(part, AudioSummary):
+                    part = await parts.get()
+                    yield part
+            finally:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+    async def _produce(self, job: "_Job", parts: "_Parts") -> None:
+        """Hand over a file's windows and its summary, or why there are no more."""
+        try:
             async with self._turns:
                 for _ in range(_MAX_ATTEMPTS):
                     try:
-                        async with aclosing(self._decode(job)) as parts:
-                            async for part in parts:
-                                yield part
-                        return
+                        return await self._decode(job, parts)
                     except DecoderDied:
                         log.warning("a process that decodes audio died; it is replaced")
-        raise AudioRejected.undecodable()
+            raise AudioRejected.undecodable()
+        except Exception as error:
+            parts.put(error)
 
     async def close(self) -> None:
         """End all processes; files in progress are rejected."""
@@ -84,27 +103,51 @@ class AudioDecoders:
             else:
                 self._discard(process)
 
-    async def _decode(self, job: "_Job") -> AsyncGenerator[AudioWindow | AudioSummary, None]:
-        """Yield what has not been yielded before. Raises DecoderDied or AudioRejected."""
-        process = self._take()
+    async def _decode(self, job: "_Job", parts: "_Parts") -> None:
+        """Hand over what has not been handed over before. Raises DecoderDied or AudioRejected."""
+        process: DecoderProcess | None = None
+        is_over = False
+        try:
+            while not is_over:
+                # A file that has ended may leave its process: none is started before it can work.
+                async with self._working:
+                    if process is None:
+                        process = self._take()
+                        answer = await self._begin(process, job)
+                    else:
+                        answer = await job.next(process)
+                    is_over = self._tell(answer, job, parts)
+                    # Work goes on while the consumer has room: then a short file is soon over.
+                    while not (is_over or parts.is_full):
+                        is_over = self._tell(await job.next(process), job, parts)
+                if not is_over:
+                    await parts.wait_for_room()
+        finally:
+            if process is not None:
+                self._give_back(process)
+
+    @staticmethod
+    def _tell(
+        answer: AudioWindow | AudioSummary | AudioRefusal, job: "_Job", parts: "_Parts"
+    ) -> bool:
+        """Hand an answer over; return whether it was the last. Raises AudioRejected."""
+        if isinstance(answer, AudioRefusal):
+            raise AudioRejected(answer.reason)
+        if isinstance(answer, AudioSummary) or job.is_new(answer):
+            parts.put(answer)
+        return isinstance(answer, AudioSummary)
+
+    @staticmethod
+    async def _begin(
+        process: DecoderProcess, job: "_Job"
+    ) -> AudioWindow | AudioSummary | AudioRefusal:
+        """Return a process's first answer. Raises DecoderDied, also if it does not start."""
         try:
             async with asyncio.timeout(_START_DEADLINE_S):
                 await process.ready()
-            async with self._working:
-                answer = await job.first(process)
-            while not isinstance(answer, AudioRefusal):
-                if isinstance(answer, AudioSummary):
-                    yield answer
-                    return
-                if job.is_new(answer):
-                    yield answer
-                async with self._working:
-                    answer = await job.next(process)
-            raise AudioRejected(answer.reason)
         except TimeoutError as error:
             raise DecoderDied from error
-        finally:
-            self._give_back(process)
+        return await job.first(process)
 
     def _take(self) -> DecoderProcess:
         if self._is_closed:
@@ -143,6 +186,38 @@ def _released(file: BinaryIO) -> Iterator[None]:
     finally:
         if file.writable():
             file.truncate(0)
+
+
+class _Parts:
+    """What has been decoded and not been taken yet: a few windows, the summary, or an error."""
+
+    def __init__(self) -> None:
+        self._parts: deque[AudioWindow | AudioSummary | Exception] = deque()
+        self._is_filled, self._has_room = asyncio.Event(), asyncio.Event()
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._parts) >= _AHEAD
+
+    def put(self, part: AudioWindow | AudioSummary | Exception) -> None:
+        self._parts.append(part)
+        self._is_filled.set()
+
+    async def get(self) -> AudioWindow | AudioSummary:
+        """Return the next part; raises an error that stands in its place."""
+        while not self._parts:
+            self._is_filled.clear()
+            await self._is_filled.wait()
+        part = self._parts.popleft()
+        self._has_room.set()
+        if isinstance(part, Exception):
+            raise part
+        return part
+
+    async def wait_for_room(self) -> None:
+        while self.is_full:
+            self._has_room.clear()
+            await self._has_room.wait()
 
 
 class _Job:

@@ -36,6 +36,7 @@ from headrace.frontend.schemas.limits import set_limits
 from headrace.frontend.structured.checker_pool import CheckerPool
 from headrace.frontend.structured.grammar_cache import GrammarCache
 from headrace.frontend.text.model_tokenizer import ModelTokenizer
+from headrace.protocol.common.host.limits import available_cpus
 from headrace.protocol.common.process import become_child
 from headrace.protocol.common.sd_notify import Notifier
 from headrace.protocol.config import PoolConfig
@@ -110,7 +111,7 @@ def _recordings(
     """Return the decoders of recordings; None if no model transcribes."""
     if all(each.info.speech is None for each in tokenizers.values()):
         return None
-    return AudioDecoders(config.audio_decoders)
+    return AudioDecoders(config.audio_decoders, cpus=available_cpus().amount // config.frontends)
 
 
 async def _watched_keys(config: PoolConfig) -> KeyTable:

@@ -79,7 +79,7 @@ class WindowTask:
             # 0 for a model that tells none.
             silence = written.no_speech_prob or 0.0
             logprob = written.avg_logprob
-            is_rejected = written.is_loop or guards.rejects(ratio, logprob)
+            is_rejected = written.repeats or guards.rejects(ratio, logprob)
             is_silence = guards.is_silence(silence, logprob) or (
                 self._is_steady and guards.is_steady_noise(silence, logprob, is_rejected)
             )
@@ -117,7 +117,8 @@ class WindowTask:
     def _best(self, attempts: Sequence[_Attempt]) -> _Attempt:
         """Return the likeliest text, of those that do not repeat themselves if there is one."""
         limit = self._plan.guards.compression_ratio
-        fit = [each for each in attempts if each.ratio <= limit] or attempts
+        fit = [each for each in attempts if each.ratio <= limit and not each.written.repeats]
+        fit = fit or list(attempts)
         return max(fit, key=lambda each: each.written.avg_logprob)
 
     async def _result(

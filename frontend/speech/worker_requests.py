@@ -43,17 +43,13 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """An output.
-
-    is_complete: whether the model has ended it. is_loop: whether it repeats itself so long that it
-        was ended.
-    """
+    """An output. end_logprob: of its end, if the model has ended it. repeats: whether it was ended
+    because it repeats itself."""
 
     tokens: tuple[WrittenToken, ...]
     end_logprob: float
-    is_complete: bool
+    repeats: bool
     no_speech_prob: float | None
-    is_loop: bool = False
 
     @property
     def avg_logprob(self) -> float:
@@ -265,13 +261,11 @@ def _written(outputs: Sequence[Output], end: int) -> Written:
     """Return what the outputs of a request say together."""
     logprobs = [each for output in outputs for each in output.logprobs or ()]
     tokens = [WrittenToken(each.token_id, each.logprob) for each in logprobs]
-    is_complete = bool(tokens) and tokens[-1].token_id == end
-    last = tokens.pop() if is_complete else None
+    last = tokens.pop() if tokens and tokens[-1].token_id == end else None
     admissions = [each.admission for each in outputs if each.admission is not None]
     return Written(
         tuple(tokens),
         last.logprob if last is not None else 0.0,
-        is_complete,
+        outputs[-1].finish_reason == "repetition",
         admissions[0].no_speech_prob if admissions else None,
-        bool(outputs) and outputs[-1].finish_reason == "repetition",
     )

@@ -13,11 +13,11 @@ import soundfile
 from gguf import GGMLQuantizationType, quants
 from tokenizers import Tokenizer
 
-from bench import speech
 from bench.embed_peers.install import PeerError
-from bench.speech_peers import comparison, ggml
-from bench.speech_peers.catalogue import ENVIRONMENTS, PEERS, REFERENCE, Precision, SpeechPeer
-from bench.speech_peers.errors import (
+from bench.speech import __main__ as speech
+from bench.speech import comparison, ggml
+from bench.speech.catalogue import ENVIRONMENTS, PEERS, REFERENCE, Precision, SpeechPeer
+from bench.speech.errors import (
     Segments,
     WordErrors,
     are_ordered,
@@ -26,11 +26,11 @@ from bench.speech_peers.errors import (
     time_differences,
     word_errors,
 )
-from bench.speech_peers.inside import transcriber
-from bench.speech_peers.material import Recording, read_set, real_recordings
-from bench.speech_peers.results import SpeechLoad, memory_lines
-from bench.speech_peers.sentences import sentences
-from bench.speech_peers.sides import SpeechServer, SpeechTurn, Task, library, told
+from bench.speech.inside import transcriber
+from bench.speech.material import Recording, read_set, real_recordings
+from bench.speech.results import SpeechLoad, memory_lines
+from bench.speech.sentences import sentences
+from bench.speech.sides import SpeechServer, SpeechTurn, Task, library, told
 from tests.speech_models import SPEECH
 
 

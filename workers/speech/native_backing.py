@@ -6,7 +6,8 @@ from headrace.workers.attention.backend import Span
 from headrace.workers.attention.cache_dtype import CacheDtype, choose_cache_dtype, token_bytes
 from headrace.workers.native.program import CompiledProgram, Program
 from headrace.workers.speech.backing import DecoderRows, SpeechFacts
-from headrace.workers.speech.plan_speech import ENCODER, STEM
+
+_STEM, _ENCODER = 0, 1  # sections of the program; the decoder's is the last
 
 
 class NativeSpeech:
@@ -85,10 +86,10 @@ class NativeSpeech:
         hidden = self._hidden_rows(frames + 2)
         for first in (0, positions):  # as many rows at a time as the encoder has
             part = windows[first : first + positions]
-            program.run_section(STEM, part, hidden[1 + first :])
+            program.run_section(_STEM, part, hidden[1 + first :])
         of_encoder = hidden.as_strided((positions, 3 * size), (2 * size, 1))
         own = Span(0, positions, 0, range(self._slot_blocks))
-        program.run_section(ENCODER, of_encoder, None, own, self._source(slot, positions, 0))
+        program.run_section(_ENCODER, of_encoder, None, own, self._source(slot, positions, 0))
         self._filled[slot] = positions
 
     @torch.inference_mode()

@@ -12,8 +12,6 @@ from headrace.workers.native.rewrite import rewrite
 from headrace.workers.native.sections import lower_sections
 from headrace.workers.speech.passes import WhisperPasses
 
-STEM, ENCODER = 0, 1  # the sections before the decoder's
-
 
 def plan_speech(
     passes: WhisperPasses,

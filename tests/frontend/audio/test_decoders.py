@@ -128,6 +128,7 @@ async def test_early_close_leaves_the_process_to_the_next_file(decoders: AudioDe
     async with aclosing(decoders.windows(LONG, FORMAT, 600, 30)) as windows:
         async for window in windows:
             assert isinstance(window, AudioWindow)
+            await asyncio.sleep(0.5)  # the windows that are made ahead are there
             break
     assert len(await parts(decoders, SHORT)) == 2
     assert processes() == before
@@ -154,6 +155,15 @@ async def test_a_killed_process_costs_no_window(decoders: AudioDecoders) -> None
         if len(got) == 3:
             process.kill()
     assert got == expected
+
+
+async def test_files_of_one_window_share_few_processes(decoders: AudioDecoders) -> None:
+    windows = [decoders.windows(SHORT, FORMAT, 600, 30) for _ in range(9)]
+    await asyncio.gather(*(anext(each) for each in windows))  # none asks for its summary yet
+    assert len(processes()) <= 2
+    for each in windows:
+        assert isinstance(await anext(each), AudioSummary)
+        await each.aclose()
 
 
 async def test_time_of_the_consumer_does_not_count(decoders: AudioDecoders) -> None:

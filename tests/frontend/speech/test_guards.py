@@ -43,6 +43,22 @@ async def test_repetition_is_tried_again(make_client: MakeClient, pool: FakePool
     assert 'headrace:audio_window_fallbacks_total{model_name="smol"} 2.0' in text
 
 
+async def test_an_output_that_was_ended_is_tried_again(
+    make_client: MakeClient, pool: FakePool
+) -> None:
+    client = make_client(by_temperature({0.0: " Hello Hello", 0.2: " Hello Paris"}))
+    unchanged = pool.change
+
+    def change(request: Generate, output: Output) -> Output:
+        output = unchanged(request, output)
+        is_ended = output.finish_reason is not None and request.sampling.temperature == 0
+        return replace(output, finish_reason="repetition") if is_ended else output
+
+    pool.change = change
+    assert (await body_of(client, language="en"))["text"] == "Hello Paris"
+    assert temperatures(pool) == [0.0, 0.2]
+
+
 async def test_unlikely_texts_are_tried_again_and_the_likeliest_counts(
     make_client: MakeClient, pool: FakePool
 ) -> None:

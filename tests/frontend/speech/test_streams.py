@@ -149,6 +149,22 @@ async def test_a_failure_after_it_ends_the_stream(
     assert json.loads(last.removeprefix("data: "))["error"]["code"] == 503
 
 
+async def test_a_silent_stream_says_that_it_lives(make_client: MakeClient, pool: FakePool) -> None:
+    client = make_client(settings={"sse_keep_alive_interval_s": 0.02})
+    pool.hold_after = 0
+    sent = multipart([("stream", "true"), ("language", "en")])
+    async with client.request(PATH, method="POST", headers=sent["headers"]) as stream:
+        await stream.send(sent["data"])
+        await stream.send_complete()
+        async with asyncio.timeout(5):
+            assert (await stream.receive()).decode() == ": keep-alive\n\n"
+            pool.release.set()
+            text = ""
+            while "[DONE]" not in text:
+                text += (await stream.receive()).decode()
+    assert "transcript.text.done" in text
+
+
 async def test_silence_is_not_told(make_client: MakeClient, recordings: FakeRecordings) -> None:
     recordings.windows = [(0.0, 20.0), (21.0, 20.0)]
 

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -188,3 +190,24 @@ def test_a_program_from_the_cache_writes_the_same(
     assert first is not None
     assert second is not None
     assert first.token_starts == second.token_starts
+
+
+_CACHED_START = """
+import sys
+from pathlib import Path
+from headrace.protocol.config import EngineConfig
+from headrace.workers.speech.build import build_speech_engine
+model, cache = map(Path, sys.argv[1:])
+config = EngineConfig(dtype="float32", threads=1)
+build_speech_engine(model, config, 1, print, cache_folder=cache)
+print("transformers" in sys.modules)
+"""
+
+
+def test_a_cached_start_imports_no_transformers(whisper_folder: Path, tmp_path: Path) -> None:
+    config = EngineConfig(dtype="float32", threads=1)
+    build_speech_engine(whisper_folder, config, 1, lambda line: None, cache_folder=tmp_path)
+    command = [sys.executable, "-c", _CACHED_START, str(whisper_folder), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "program from the cache" in done.stdout
+    assert done.stdout.splitlines()[-1] == "False"

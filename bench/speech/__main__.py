@@ -37,13 +37,13 @@ import psutil
 
 from bench.embed_peers.install import PeerError, install, python_of
 from bench.load.layouts import ROOT
-from bench.speech_peers import ggml
-from bench.speech_peers.catalogue import ENVIRONMENTS, PEERS, PRECISIONS, REFERENCE, SpeechPeer
-from bench.speech_peers.comparison import compare
-from bench.speech_peers.errors import pooled, word_errors
-from bench.speech_peers.material import Recording, make_set, missing_programs, read_set
-from bench.speech_peers.results import SpeechLoad, memory_lines
-from bench.speech_peers.sides import SpeechSide, SpeechTurn, Task, headrace, library
+from bench.speech import ggml
+from bench.speech.catalogue import ENVIRONMENTS, PEERS, PRECISIONS, REFERENCE, SpeechPeer
+from bench.speech.comparison import compare
+from bench.speech.errors import pooled, word_errors
+from bench.speech.material import Recording, make_set, missing_programs, read_set
+from bench.speech.results import SpeechLoad, memory_lines
+from bench.speech.sides import SpeechSide, SpeechTurn, Task, headrace, library
 
 LONG = "half-hour"
 _NO_SPEECH = ("silence", "noise")

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import soundfile
 import soxr
 
-from bench.speech_peers.sentences import FOREIGN, sentences
+from bench.speech.sentences import FOREIGN, sentences
 
 Audio = npt.NDArray[np.float32]
 

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Mapping, Sequence
 
-from bench.speech_peers.errors import (
+from bench.speech.errors import (
     Segments,
     WordErrors,
     are_ordered,
@@ -11,8 +11,8 @@ from bench.speech_peers.errors import (
     time_differences,
     word_errors,
 )
-from bench.speech_peers.material import Recording
-from bench.speech_peers.sides import SpeechSide, SpeechTurn, Task
+from bench.speech.material import Recording
+from bench.speech.sides import SpeechSide, SpeechTurn, Task
 
 ALLOWED = 0.01  # of all words, more than the reference
 TIME_BAR_S = 0.3

@@ -1,6 +1,6 @@
 """Write a Whisper model in Hugging Face layout as a file of whisper.cpp (ggml).
 
-    python -m bench.speech_peers.ggml FOLDER FILE [--type f32|f16|q8_0]
+    python -m bench.speech.ggml FOLDER FILE [--type f32|f16|q8_0]
 
 The layout, all in little-endian 32-bit words: a magic number, eleven settings, the mel filters, the
 tokens' bytes, then each tensor with its dimensions, innermost first, its name and its type.
@@ -125,7 +125,7 @@ def write(folder: Path, target: Path, file_type: str) -> None:
 
 def main() -> int:
     """Run the command line; return the exit status."""
-    parser = argparse.ArgumentParser(prog="bench.speech_peers.ggml")
+    parser = argparse.ArgumentParser(prog="bench.speech.ggml")
     parser.add_argument("folder", type=Path)
     parser.add_argument("target", type=Path, metavar="FILE")
     parser.add_argument("--type", choices=tuple(FILE_TYPES), default="f32")

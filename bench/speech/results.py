@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.speech_peers.errors import WordErrors
-from bench.speech_peers.sides import SpeechSide, SpeechTurn
+from bench.speech.errors import WordErrors
+from bench.speech.sides import SpeechSide, SpeechTurn
 
 MEMORY_BAR = 1.3
 

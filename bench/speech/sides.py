@@ -17,9 +17,9 @@ from bench.embed_peers.sides import on_cores, stopped, threads_environment, tree
 from bench.load.fake_pools import wait_until_ready
 from bench.load.http import HTTPFailure, Server
 from bench.load.layouts import CURRENT, ROOT, environment
-from bench.speech_peers.catalogue import Precision, SpeechPeer
-from bench.speech_peers.errors import Segments
-from bench.speech_peers.material import Recording
+from bench.speech.catalogue import Precision, SpeechPeer
+from bench.speech.errors import Segments
+from bench.speech.material import Recording
 
 INSIDE = Path(__file__).parent / "inside"
 FLAGS: Mapping[Precision, Sequence[str]] = {
