@@ -23,7 +23,8 @@ def coloured(duration_s: float, power: float) -> Samples:
     spectrum = np.fft.rfft(noise(duration_s))
     spectrum /= np.maximum(1, np.arange(len(spectrum))) ** power
     values = np.fft.irfft(spectrum, round(duration_s * RATE))
-    return (0.1 * values / values.std()).astype(np.float32)
+    found: Samples = (0.1 * values / values.std()).astype(np.float32)
+    return found
 
 
 def clicks(duration_s: float, count: int) -> Samples:
@@ -36,7 +37,8 @@ def clicks(duration_s: float, count: int) -> Samples:
 
 def breath(duration_s: float) -> Samples:
     time = np.arange(round(duration_s * RATE)) / RATE
-    return (noise(duration_s) * np.sin(2 * np.pi * 0.3 * time) ** 2).astype(np.float32)
+    found: Samples = (noise(duration_s) * np.sin(2 * np.pi * 0.3 * time) ** 2).astype(np.float32)
+    return found
 
 
 @pytest.mark.parametrize("mel_bins", [80, 128])
