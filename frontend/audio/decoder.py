@@ -29,6 +29,7 @@ from headrace.frontend.audio.messages import (
     DecoderReady,
 )
 from headrace.frontend.audio.mono import Samples
+from headrace.frontend.audio.sound_change import sound_change_db
 from headrace.protocol.common.process import become_child
 from headrace.protocol.logs.set_up import inherited_options
 
@@ -44,8 +45,9 @@ def decode_file(order: DecodeFile, file: BinaryIO) -> Iterator[AudioWindow | Aud
     index = 0
     for cut in _cuts(cutter, decode(file, order.format.sample_rate, order.max_duration_s)):
         duration_s = len(cut.samples) / order.format.sample_rate
-        features = log_mel(cut.samples, order.format).tobytes()
-        yield AudioWindow(index, cut.start_s, duration_s, features)
+        features = log_mel(cut.samples, order.format)
+        change_db = sound_change_db(features, order.format, duration_s)
+        yield AudioWindow(index, cut.start_s, duration_s, features.tobytes(), change_db)
         index += 1
     yield AudioSummary(cutter.duration_s, index)
 

@@ -65,12 +65,14 @@ class AudioWindow(Message, tag=2):
     """A part of a recording, in its order; between two there may be silence.
 
     features: float32 in C order, [mel bins, frames].
+    change_db: how much its sound changes; see headrace.frontend.audio.sound_change.
     """
 
     index: int
     start_s: float
     duration_s: float
     features: bytes
+    change_db: float
 
 
 class AudioSummary(Message, tag=3):

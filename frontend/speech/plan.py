@@ -175,6 +175,12 @@ def _guards(form: SpeechForm, serving: ServingOptions) -> Guards:
         ),
         logprob=_chosen(form.logprob_threshold, serving.logprob_threshold),
         no_speech=_chosen(form.no_speech_threshold, serving.no_speech_threshold),
+        steady_no_speech=_chosen(
+            form.steady_no_speech_threshold, serving.steady_no_speech_threshold
+        ),
+        rejected_no_speech=_chosen(
+            form.rejected_no_speech_threshold, serving.rejected_no_speech_threshold
+        ),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from headrace.frontend.audio.messages import AudioRejected, AudioSummary, AudioWindow
 from headrace.frontend.errors import ApiError, BadRequest, DeadlineExceeded
 from headrace.frontend.speech.audio_source import AudioSource
+from headrace.frontend.speech.guards import is_steady
 from headrace.frontend.speech.plan import SpeechPlan
 from headrace.frontend.speech.results import RecordingEnd, TextPiece, WindowResult
 from headrace.frontend.speech.window_task import WindowTask
@@ -112,10 +113,13 @@ class Recording:
                     if isinstance(part, AudioSummary):
                         self._end = RecordingEnd(part.duration_s, language or _FALLBACK_LANGUAGE)
                         break
-                    if language is None:
-                        language = await self._requests.detect_language(part)
-                    self._separator = self._plan.separator(language)
-                    await self._start(part, language)
+                    said = language
+                    if said is None:
+                        said = await self._requests.detect_language(part)
+                        # Noise in front of speech has a language that means nothing.
+                        language = None if is_steady(part.change_db) else said
+                    self._separator = self._plan.separator(said)
+                    await self._start(part, said)
         except AudioRejected as error:
             raise BadRequest(f"file: {error.reason}.", "file") from error
         self._changed.set()

@@ -7,6 +7,7 @@ from pathlib import Path
 from headrace.frontend.context import Context, ServedModel
 from headrace.frontend.errors import InternalError
 from headrace.frontend.generation.ownership import (
+    new_request_id,
     own,
     owner_of,
     priority_of,
@@ -64,7 +65,10 @@ async def start_transcription(
     if context.recordings is None:
         raise InternalError("This server decodes no recordings.")
     tenant, user = owner_of(context.principal, form.user)
-    requests = WorkerRequests(context, plan, Owner(tenant, user, priority_of(form.priority)))
+    # Recordings of a client that names no users take turns: a short one is not behind all the
+    # windows of long ones.
+    owner = Owner(tenant, user or new_request_id(), priority_of(form.priority))
+    requests = WorkerRequests(context, plan, owner)
     # Before anything is decoded: what a limit refuses must not run.
     reservation = reserve_tokens(context, _demand(plan), lambda at_end: used(at_end))
     recording = Recording(

@@ -2,10 +2,10 @@
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from headrace.frontend.audio.messages import AudioWindow
-from headrace.frontend.speech.guards import compression_ratio
+from headrace.frontend.speech.guards import compression_ratio, is_steady
 from headrace.frontend.speech.plan import SpeechPlan
 from headrace.frontend.speech.rest_of_window import Part, rest_of
 from headrace.frontend.speech.results import TextPiece, WindowResult, Word, WrittenToken
@@ -17,16 +17,13 @@ from headrace.protocol.to_frontend import Output
 
 @dataclass(frozen=True, slots=True)
 class _Attempt:
-    """A text for a window. no_speech_prob: 0 for a model that tells none."""
+    """A text for a window. is_silence: whether the window holds no speech, as it shows."""
 
     written: Written
     text: str
     ratio: float
     temperature: float
-
-    @property
-    def no_speech_prob(self) -> float:
-        return self.written.no_speech_prob or 0.0
+    is_silence: bool
 
 
 class WindowTask:
@@ -47,6 +44,7 @@ class WindowTask:
     ) -> None:
         self._requests, self._plan, self._language = requests, plan, language
         self._window, self._on_change = window, on_change
+        self._is_steady = is_steady(window.change_db)
         self.pieces: deque[TextPiece] = deque()
         self.results: deque[WindowResult] = deque()
         self.is_finished = False
@@ -72,15 +70,26 @@ class WindowTask:
 
     async def _attempt(self, part: Part, live: "_LiveText | None") -> _Attempt:
         """Return the first text that passes the guards, else the best."""
-        attempts: list[_Attempt] = []
+        guards, attempts = self._plan.guards, list[_Attempt]()
         for number, temperature in enumerate(self._plan.temperatures):
             on_output = None if live is None else live.add
             written = await self._requests.write(part, self._language, number, on_output=on_output)
             text = self.decode([each.token_id for each in written.tokens])
-            attempts.append(_Attempt(written, text, compression_ratio(text), temperature))
-            if not self._is_rejected(attempts[-1]):
+            ratio = compression_ratio(text)
+            # 0 for a model that tells none.
+            silence = written.no_speech_prob or 0.0
+            logprob = written.avg_logprob
+            is_rejected = written.repeats or guards.rejects(ratio, logprob)
+            is_silence = guards.is_silence(silence, logprob) or (
+                self._is_steady and guards.is_steady_noise(silence, logprob, is_rejected)
+            )
+            attempts.append(_Attempt(written, text, ratio, temperature, is_silence))
+            if is_silence or not is_rejected:
                 return attempts[-1]
-            if number < len(self._plan.temperatures) - 1:
+            is_last = number == len(self._plan.temperatures) - 1
+            if guards.is_noise(silence, len(attempts), is_last):
+                return replace(attempts[-1], is_silence=True)
+            if not is_last:
                 self._requests.count_fallback()
         return self._best(attempts)
 
@@ -98,18 +107,12 @@ class WindowTask:
         self._on_change()
 
     def may_be_silent(self, no_speech_prob: float | None) -> bool:
-        return (no_speech_prob or 0.0) > self._plan.guards.no_speech
+        return self._plan.guards.may_be_silence(no_speech_prob or 0.0, self._is_steady)
 
     @property
     def text_end(self) -> int:
         """The id that ends those of texts."""
         return self._plan.tokens.end
-
-    def _is_rejected(self, attempt: _Attempt) -> bool:
-        written, guards = attempt.written, self._plan.guards
-        return written.repeats or guards.rejects(
-            attempt.ratio, written.avg_logprob, attempt.no_speech_prob
-        )
 
     def _best(self, attempts: Sequence[_Attempt]) -> _Attempt:
         """Return the likeliest text, of those that do not repeat themselves if there is one."""
@@ -122,7 +125,7 @@ class WindowTask:
         self, window: AudioWindow, attempt: _Attempt, tokens: tuple[WrittenToken, ...]
     ) -> WindowResult:
         written = attempt.written
-        if self._plan.guards.is_silence(attempt.no_speech_prob, written.avg_logprob):
+        if attempt.is_silence:
             tokens = ()
         return WindowResult(
             start_s=window.start_s,

@@ -155,6 +155,8 @@ _SPEECH = (
     Flag("compression_ratio_threshold", metavar="RATIO"),
     Flag("logprob_threshold", metavar="LOGPROB"),
     Flag("no_speech_threshold", metavar="PROBABILITY"),
+    Flag("steady_no_speech_threshold", metavar="PROBABILITY"),
+    Flag("rejected_no_speech_threshold", metavar="PROBABILITY"),
 )
 _STORE = (
     Flag("response_store_url", "a file in the run directory", metavar="URL"),

@@ -86,9 +86,8 @@ async def _answer(context: Context, form_class: type[SpeechForm]) -> Response:
         check_length()
         async with _received(context) as (received, path):
             form = validate(form_class, form_values(received.fields))
-    except RequestEntityTooLarge as error:  # by its declared length, or one of several files
-        most = max_file_bytes(context.config)
-        raise BodyTooLarge(f"file: more than {most} bytes.", "file") from error
+    except RequestEntityTooLarge as error:  # by its declared length, or its other fields
+        raise _too_large(context.config) from error
     finally:
         discard_body()
     model = context.model(form.model, TRANSCRIPTION)
@@ -96,6 +95,17 @@ async def _answer(context: Context, form_class: type[SpeechForm]) -> Response:
     if form.stream:
         return await answer_as_stream(transcription, form)
     return await answer_in_one_piece(transcription, form)
+
+
+def _too_large(config: PoolConfig) -> BodyTooLarge:
+    """Return the error of a form that is too large."""
+    try:
+        check_length()
+    except RequestEntityTooLarge:
+        return BodyTooLarge(f"file: more than {max_file_bytes(config)} bytes.", "file")
+    return BodyTooLarge(
+        f"The form's fields are more than {MAX_PARTS}, or than {MAX_FIELD_BYTES} bytes together."
+    )
 
 
 @contextlib.asynccontextmanager

@@ -60,8 +60,9 @@ class SpeechForm(RequestModel):
     use_beam_search: write the first attempt at a window by a beam search of width n.
     prompt: text that goes before each window's. hotwords: words to expect, before that.
     temperature: None or 0: 0 first, and higher ones where its text fails the thresholds below.
-    temperature_fallback, compression_ratio_threshold, logprob_threshold, no_speech_threshold: see
-        SpeechOptions; None: the operator's.
+    temperature_fallback, compression_ratio_threshold, logprob_threshold, no_speech_threshold,
+        steady_no_speech_threshold, rejected_no_speech_threshold: see SpeechOptions; None: the
+        operator's.
     """
 
     model_config = ConfigDict(strict=False)
@@ -93,6 +94,8 @@ class SpeechForm(RequestModel):
     compression_ratio_threshold: Annotated[Float, Field(gt=0)] | None = None
     logprob_threshold: Annotated[Float, Field(le=0)] | None = None
     no_speech_threshold: Probability | None = None
+    steady_no_speech_threshold: Probability | None = None
+    rejected_no_speech_threshold: Probability | None = None
     user: Annotated[str, Field(max_length=1024)] | None = None
     priority: Annotated[Int, Field(ge=-(2**31), lt=2**31)] = 0
     request_id: Annotated[str, Field(min_length=1, max_length=128)] | None = None

@@ -54,3 +54,13 @@ class SpeechOptions(Frozen):
         0.6,
         description="probability of silence above which a window of unlikely text is left out",
     )
+    steady_no_speech_threshold: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.2,
+        description="probability of silence above which a window of steady sound (noise, hum, "
+        "clicks) is left out, if its text has less than half of the log probability's threshold",
+    )
+    rejected_no_speech_threshold: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.35,
+        description="probability of silence above which a window is left out whose first two texts "
+        "fail the thresholds",
+    )

@@ -77,23 +77,29 @@ class FakeRecordings:
     """Decodes every file to windows whose features say which they are, and which frames.
 
     windows: their starts and lengths, in seconds. error: raised after them; None: none is.
-    files: what was decoded.
+    files: what was decoded. changes_db: of the windows, the last of all that follow.
     """
 
     windows: Sequence[tuple[float, float]] = ((0.0, 4.0),)
     error: str | None = None
     duration_s: float | None = None
+    changes_db: Sequence[float] = (5.0,)
     files: list[bytes] = field(default_factory=list)
     formats: list[AudioFormat] = field(default_factory=list)
 
     async def windows_of(self) -> AsyncGenerator[AudioWindow | AudioSummary, None]:
         for number, (start_s, duration_s) in enumerate(self.windows):
-            yield AudioWindow(number, start_s, duration_s, FEATURES[number])
+            yield AudioWindow(
+                number, start_s, duration_s, FEATURES[number], self._change_db(number)
+            )
         if self.error is not None:
             raise AudioRejected(self.error)
         start_s, length_s = self.windows[-1] if self.windows else (0.0, 1.0)
         duration_s = start_s + length_s if self.duration_s is None else self.duration_s
         yield AudioSummary(duration_s, len(self.windows))
+
+    def _change_db(self, number: int) -> float:
+        return self.changes_db[min(number, len(self.changes_db) - 1)]
 
 
 class FakeSource:

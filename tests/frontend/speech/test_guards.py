@@ -9,8 +9,8 @@ from headrace.protocol.config import ServingOptions
 from headrace.protocol.to_frontend import Output
 from headrace.protocol.to_worker import Generate
 from tests.frontend.fake_pool import FakePool
-from tests.frontend.speech.conftest import MakeClient
-from tests.frontend.speech.models import PATH, FakeRecordings
+from tests.frontend.speech.conftest import MakeClient, form
+from tests.frontend.speech.models import PATH, FakeRecordings, window_of
 from tests.frontend.speech.test_transcriptions import body_of
 
 LOOP = " The answer" * 40
@@ -106,7 +106,7 @@ async def test_silence(make_client: MakeClient, pool: FakePool, recordings: Fake
 
 async def test_the_operators_thresholds(make_client: MakeClient, pool: FakePool) -> None:
     serving = ServingOptions(temperature_fallback=False, no_speech_threshold=0.5)
-    client = make_client(by_temperature({}), no_speech=lambda _: 0.55, settings={SERVING: serving})
+    client = make_client(by_temperature({}), no_speech=lambda _: 0.3, settings={SERVING: serving})
     await body_of(client, language="en")
     assert len(pool.requests) == 1
     await body_of(client, language="en", temperature_fallback="true")
@@ -118,3 +118,92 @@ async def test_the_operators_thresholds(make_client: MakeClient, pool: FakePool)
         settings={SERVING: serving},
     )
     assert (await body_of(silent, PATH, language="en"))["text"] == ""
+
+
+async def test_steady_sound_is_silence_where_the_model_doubts(
+    make_client: MakeClient, recordings: FakeRecordings
+) -> None:
+    client = make_client(
+        [" Thanks for watching!"], no_speech=lambda _: 0.25, logprob=lambda _: -0.7
+    )
+    assert (await body_of(client, language="en"))["text"] == "Thanks for watching!"
+    recordings.changes_db = [1.2]
+    assert (await body_of(client, language="en"))["text"] == ""
+    heard = await body_of(client, language="en", steady_no_speech_threshold=0.3)
+    assert heard["text"] == "Thanks for watching!"
+    for no_speech, logprob, text in ((0.15, -0.7, "Yes"), (0.5, -0.4, "Yes"), (0.7, -0.4, "")):
+        client = make_client(
+            [" Yes"], no_speech=lambda _, is_=no_speech: is_, logprob=lambda _, is_=logprob: is_
+        )
+        assert (await body_of(client, language="en"))["text"] == text
+
+
+@pytest.mark.parametrize(("no_speech", "count"), [(0.4, 2), (0.3, 3)])
+async def test_two_rejected_texts_are_silence_where_the_model_doubts(
+    make_client: MakeClient, pool: FakePool, no_speech: float, count: int
+) -> None:
+    texts = by_temperature({0.4: " The answer"})
+    client = make_client(texts, no_speech=lambda _: no_speech)
+    text = (await body_of(client, language="en"))["text"]
+    assert text == ("" if count == 2 else "The answer")
+    assert len(pool.requests) == count
+    pool.requests.clear()
+    heard = await body_of(client, language="en", rejected_no_speech_threshold=1)
+    assert heard["text"] == "The answer"
+
+
+async def test_a_second_text_that_passes_counts(make_client: MakeClient) -> None:
+    client = make_client(by_temperature({0.2: " Paris"}), no_speech=lambda _: 0.4)
+    assert (await body_of(client, language="en"))["text"] == "Paris"
+
+
+async def test_an_only_text_that_fails_is_silence_too(make_client: MakeClient) -> None:
+    client = make_client([" Hello", " Paris"], no_speech=lambda _: 0.4, logprob=lambda _: -1.5)
+    for fields in ({"temperature": 0.5}, {"temperature_fallback": "false"}):
+        assert (await body_of(client, language="en", **fields))["text"] == ""
+
+
+async def test_a_loop_that_was_ended_is_rejected(make_client: MakeClient, pool: FakePool) -> None:
+    """Its text may be too short to compress well."""
+    client = make_client(by_temperature({0.0: " 1.1.1.1", 0.2: " Paris"}))
+    change = pool.change
+
+    def ended(request: Generate, output: Output) -> Output:
+        output = change(request, output)
+        if request.sampling.temperature == 0 and output.finish_reason is not None:
+            return replace(output, finish_reason="repetition")
+        return output
+
+    pool.change = ended
+    assert (await body_of(client, language="en"))["text"] == "Paris"
+
+
+async def test_noise_in_front_tells_no_language(
+    make_client: MakeClient, pool: FakePool, recordings: FakeRecordings
+) -> None:
+    recordings.windows = [(0.0, 20.0), (21.0, 20.0), (42.0, 20.0)]
+    recordings.changes_db = [1.0, 4.0, 4.0]
+    client = make_client([" What", " is", " that"], language="zh")
+    change = pool.reply
+
+    def reply(request: Generate) -> list[int]:
+        ids = change(request)
+        return [ids[0] + 1] if request.sampling.allowed_token_ids and window_of(request) else ids
+
+    pool.reply = reply
+    body = await body_of(client, response_format="verbose_json")
+    assert body["language"] == "german"
+    detecting = [each for each in pool.requests if each.sampling.allowed_token_ids]
+    assert [window_of(each) for each in detecting] == [0, 1]
+
+
+@pytest.mark.parametrize(("no_speech", "told"), [(0.75, "you"), (0.85, "")])
+async def test_sure_silence(make_client: MakeClient, no_speech: float, told: str) -> None:
+    client = make_client([" you"], no_speech=lambda _: no_speech, logprob=lambda _: -0.9)
+    assert (await body_of(client, language="en"))["text"] == told
+
+
+async def test_streams_hold_back_what_may_be_noise(make_client: MakeClient) -> None:
+    client = make_client([" you"], no_speech=lambda _: 0.4, logprob=lambda _: -1.5)
+    response = await client.post(PATH, **form(language="en", stream="true"))
+    assert '"delta":"' not in await response.get_data(as_text=True)

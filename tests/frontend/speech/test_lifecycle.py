@@ -188,3 +188,18 @@ async def test_a_pool_without_such_models_reads_no_file(make_app: Any, pool: Fak
     with contextlib.suppress(asyncio.CancelledError):
         await exchange.finish()
     assert exchange.status == 404
+
+
+async def test_recordings_take_turns(
+    make_client: MakeClient, pool: FakePool, recordings: FakeRecordings
+) -> None:
+    recordings.windows = [(0.0, 20.0), (21.0, 20.0)]
+    client = make_client([" What", " is"])
+    for fields in ({}, {}, {"user": "ann"}):
+        assert (await client.post(PATH, **form(language="en", **fields))).status_code == 200
+    owners = [(each.tenant, each.user) for each in pool.requests]
+    first, second, named = owners[::2]
+    assert owners[1::2] == [first, second, named]  # of all windows
+    assert first[0] == second[0]
+    assert named[0] == "ann"
+    assert first[1] != second[1]

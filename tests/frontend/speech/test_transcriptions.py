@@ -209,6 +209,10 @@ async def test_beam_search(make_client: MakeClient, pool: FakePool) -> None:
     assert len(prompts) == 1  # beams are outputs, not prompts
     assert max(len(request.output_token_ids) for request in pool.requests) >= len(written) - 1
     assert {request.sampling.logprobs for request in pool.requests} == {4}
+    pool.requests.clear()
+    body = await body_of(client, language="en", use_beam_search="true", n=2, length_penalty=1)
+    assert body["text"] == "The capital of France."
+    assert len(pool.requests) <= 2 * len(written)  # a longer text, up to 448 tokens, is not sought
 
 
 async def test_text(make_client: MakeClient) -> None:
@@ -377,3 +381,16 @@ async def test_metrics(make_client: MakeClient, recordings: FakeRecordings) -> N
     assert 'headrace:audio_received_seconds_total{model_name="smol"} 5.0' in text
     assert 'headrace:audio_transcribed_seconds_total{model_name="smol"} 6.0' in text
     assert 'headrace:audio_real_time_factor_count{model_name="smol"} 1.0' in text
+
+
+@pytest.mark.parametrize(
+    "fields", [{"prompt": "x" * 300_000}, {f"field{number}": "x" for number in range(70)}]
+)
+async def test_too_large_fields_are_not_called_a_file(
+    make_client: MakeClient, fields: dict[str, str]
+) -> None:
+    response = await make_client().post(PATH, **form(**fields))
+    assert response.status_code == 413
+    message = (await response.get_json())["error"]["message"]
+    assert "fields" in message
+    assert "file" not in message
