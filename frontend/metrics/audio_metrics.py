@@ -4,7 +4,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 # fmt: off
 REAL_TIME_BUCKETS = (
-    0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0,
+    0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0,
 )
 # fmt: on
 _LABELS = ("model_name",)
@@ -26,9 +26,9 @@ class AudioMetrics:
             _LABELS,
             registry=registry,
         )
-        self._speed = Histogram(
+        self._factor = Histogram(
             f"{prefix}audio_real_time_factor",
-            "Seconds of a recording for each second from its arrival to the end of its text.",
+            "Seconds from a recording's arrival to the end of its text, for each second of it.",
             _LABELS,
             buckets=REAL_TIME_BUCKETS,
             registry=registry,
@@ -42,7 +42,7 @@ class AudioMetrics:
 
     def create_series(self, model_name: str) -> None:
         """Create the time series of a model before anything is counted."""
-        for metric in (self._received_s, self._transcribed_s, self._speed, self._fallbacks):
+        for metric in (self._received_s, self._transcribed_s, self._factor, self._fallbacks):
             metric.labels(model_name)
 
     def count_window(self, model_name: str, seconds: float) -> None:
@@ -56,5 +56,5 @@ class AudioMetrics:
     def count_recording(self, model_name: str, seconds: float, taken_s: float) -> None:
         """Count a recording whose text is complete."""
         self._transcribed_s.labels(model_name).inc(seconds)
-        if taken_s > 0:
-            self._speed.labels(model_name).observe(seconds / taken_s)
+        if seconds > 0:
+            self._factor.labels(model_name).observe(taken_s / seconds)
