@@ -23,6 +23,7 @@ from headrace.workers.speech.source_slots import SourceSlots
 _FEWEST_WORDS, _MOST_WORDS = 3, 10
 _STEPS_EACH = 20  # between a transcript's first and last timestamp, for each word
 _NO_SPEECH = 0.01
+_ENCODE_S = 0.001
 _POSITION_S = 0.02
 
 
@@ -66,7 +67,7 @@ class FakeSpeechRunner(FakeRunner):
         for chunk in chunks:
             digest = chunk.sequence.window
             if not self.slots.is_filled(digest):
-                self.slots.fill(digest, 0.0)
+                self.slots.fill(digest, self._step_s or _ENCODE_S)
         return super().run(chunks)
 
     def _run_chunk(self, chunk: Chunk) -> ChunkResult:

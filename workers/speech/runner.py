@@ -16,6 +16,8 @@ from headrace.workers.speech.backing import DecoderRows, SpeechBacking, SpeechFa
 from headrace.workers.speech.source_slots import SourceSlots
 
 _STEP_TOKENS = 512
+# What the first window of a large model may take on few cores.
+_UNKNOWN_ENCODE_S = 60.0
 
 
 class SpeechRunner(StepwiseRunner):
@@ -107,7 +109,8 @@ class SpeechRunner(StepwiseRunner):
         numbers = torch.frombuffer(bytearray(audio.features), dtype=torch.float32)
         features = numbers.view(self.facts.mel_bins, self.facts.frames)
         started = time.perf_counter()
-        with reporting(self.on_progress or _nothing, self.slots.encode_s):
+        expected_s = self.slots.encode_s or _UNKNOWN_ENCODE_S
+        with reporting(self.on_progress or _nothing, expected_s):
             self.backing.encode(features, self.slots.slot_of(audio.digest))
         self.slots.fill(audio.digest, time.perf_counter() - started)
         if self.on_progress is not None:

@@ -45,7 +45,9 @@ class SourceSlots:
             return True
         if place is None and not self._free and self._idle() is None:
             return False
-        most = 1 if beside_decodes else max(1, int(_LONGEST_S / max(self._encode_s, 1e-3)))
+        # What a window takes is unknown before the first: that one is encoded by itself.
+        alone = beside_decodes or not self._encode_s
+        most = 1 if alone else max(1, int(_LONGEST_S / self._encode_s))
         return self._new < most
 
     def join(self, digest: bytes) -> None:

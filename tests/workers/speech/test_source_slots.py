@@ -62,6 +62,15 @@ def test_as_many_windows_as_a_second_allows_without_decodes() -> None:
     assert admitted == 3
 
 
+def test_the_first_window_of_all_is_encoded_by_itself() -> None:
+    """How long it takes is not known yet: that of a large model may take half a minute."""
+    slots = SourceSlots(9)
+    slots.begin_step()
+    assert slots.admits(b"a", beside_decodes=False)
+    slots.join(b"a")
+    assert not slots.admits(b"b", beside_decodes=False)
+
+
 def test_a_window_that_was_never_encoded_leaves_nothing() -> None:
     slots = SourceSlots(1)
     slots.begin_step()
