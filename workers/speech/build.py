@@ -44,6 +44,10 @@ def build_speech_engine(
         model_path, config, workers_on_host, log, phases, shared_file, cache_folder
     )
     facts = runner.facts
+    if config.speculative_config is not None:
+        log("speculative_config: not used, transcripts repeat nothing of their prompts")
+    if config.enable_lora:
+        log("enable_lora: not used, models that transcribe take no adapters here")
     log(
         f"K/V cache: {runner.num_blocks} blocks of {runner.block_size} tokens in "
         f"{runner.cache_dtype}, {runner.slots.num_slots} windows"
