@@ -88,7 +88,10 @@ def load_speech_runner(
         passes = WhisperPasses(model, hook)
         backing = TorchSpeech(passes, hook, facts, config.block_size, cache_dtype)
         with phases.phase("self-check"):
-            _require(logits_error(passes, backing, facts, config.block_size), dtype, False, model)
+            is_rounded = cache_dtype != choose_cache_dtype("auto", dtype)
+            is_exact = dtype == torch.float32 and not is_rounded
+            error = logits_error(passes, backing, facts, config.block_size, is_exact)
+            _require(error, dtype, is_rounded, model)
     else:
         backing = native
         if cache is not None:
@@ -157,7 +160,8 @@ def _compile(
             "auto", dtype
         )
         with phases.phase("self-check"):
-            error = logits_error(passes, backing, facts, config.block_size)
+            is_exact = dtype == torch.float32 and not is_rounded
+            error = logits_error(passes, backing, facts, config.block_size, is_exact)
         if not error <= tolerance(dtype, is_rounded):
             backing, reason = None, f"compiled, its logits differ by {error:.2g} of their spread"
     if backing is None:

@@ -17,11 +17,16 @@ _EXACT, _ROUNDED, _QUANTIZED = 2e-3, 0.15, 0.5
 
 @torch.inference_mode()
 def logits_error(
-    passes: WhisperPasses, backing: SpeechBacking, facts: SpeechFacts, block_size: int
+    passes: WhisperPasses,
+    backing: SpeechBacking,
+    facts: SpeechFacts,
+    block_size: int,
+    is_exact: bool,
 ) -> float:
     """Return the root mean square of the difference to transformers' logits over their spread.
 
-    The largest of two steps: a prompt, and the token after it. The backing has no caches then.
+    Of the tokens of a prompt and the one after it: the largest if the program must be exact, else
+    the median, as rounding alone makes some rows differ more. The backing has no caches then.
     """
     generator = torch.Generator().manual_seed(0)
     positions = min(_POSITIONS, facts.positions)
@@ -36,14 +41,15 @@ def logits_error(
         before = AttentionBatch([], [Span(0, prompt, 0, blocks)])
         after = AttentionBatch([Span(0, 1, prompt, blocks)], [])
         steps = (
-            DecoderRows(token_ids[:-1], range(prompt), [prompt - 1], before, [1]),
+            DecoderRows(token_ids[:-1], range(prompt), range(prompt), before, [1]),
             DecoderRows(token_ids[-1:], last, [0], after, [1]),
         )
         found = torch.cat([backing.decode(step)[0].float().clone() for step in steps])
     finally:
         backing.stop()
     difference = (found - expected[:, : found.shape[1]]).square().mean(dim=1).sqrt()
-    return float((difference / expected.std(dim=1)).max())
+    errors = difference / expected.std(dim=1)
+    return float(errors.max() if is_exact else errors.median())
 
 
 def tolerance(dtype: torch.dtype, is_rounded: bool) -> float:
@@ -57,15 +63,14 @@ def tolerance(dtype: torch.dtype, is_rounded: bool) -> float:
 
 
 def _expected(passes: WhisperPasses, features: torch.Tensor, token_ids: list[int]) -> torch.Tensor:
-    """Return transformers' logits [2, vocabulary] for the last two tokens."""
+    """Return transformers' logits [tokens, vocabulary]."""
     device, dtype = passes.device, passes.dtype
     model: Any = passes.model
     with attention_of(model, "eager"):
         vectors = passes.listen(stem_rows(passes, features.to(device, dtype)))
         ids = torch.tensor([token_ids], device=device)
         places = torch.arange(len(token_ids), device=device).unsqueeze(0)
-        last_two = places[0, -2:]
-        inputs = PassInputs(ids, places, places, last_two, source=vectors)
+        inputs = PassInputs(ids, places, places, places[0], source=vectors)
         return passes.decode(inputs)[0].float().cpu()
 
 
