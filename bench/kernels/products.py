@@ -21,6 +21,7 @@ from headrace.workers.native.library import (
     OPERATIONS,
     PANEL_OUTPUTS,
     CBuffer,
+    CCacheBlocks,
     CInstruction,
     COperand,
     CStep,
@@ -69,8 +70,9 @@ class Products:
             each.data[0] = start + index * size
             operations.append(each)
         self._list = (CInstruction * count)(*operations)
-        self._handle = kernels.new(True, self._list, count, buffers, 2, threads, 1, 16, 0, 0)
-        self._step = CStep(rows=rows)
+        blocks = ctypes.byref(CCacheBlocks())
+        self._handle = kernels.new(True, self._list, count, buffers, 2, threads, blocks, 16, 0, 0)
+        self._step = CStep(rows=rows, end=count)
         self.seconds()
 
     def seconds(self) -> float:
