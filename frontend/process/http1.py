@@ -231,11 +231,13 @@ class HTTP1Protocol(H11Protocol):
         states = self.connection.our_state, self.connection.their_state
         if states != (h11.DONE, h11.DONE) or self.context.terminated.is_set():
             await self.can_read.set()
-            await self.send(Closed())
+            # Not here, in the task of the request that has just ended: it is cancelled meanwhile,
+            # and a client that reads slowly is waited for.
+            self.task_group.spawn(self.send, Closed())
             return
         self.connection.start_next_cycle()
         self._request_target = None
         await self.send(Updated(idle=True))
         await self.can_read.set()
-        if len(self._buffer):  # not here, in the task of the request that has just ended
+        if len(self._buffer):  # not in the task of the request either
             self.task_group.spawn(self._handle_events)

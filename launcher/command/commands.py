@@ -9,7 +9,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from headrace.launcher.access import new_key
@@ -99,11 +100,14 @@ def _serve(flags: list[str]) -> int:
         _set_up_log("launcher", pool)
         _tell(options)
         raise_descriptor_limit(pool.max_connections)
-        run_dir = make_run_dir(options.run_dir, [group.name for group in options.groups])
+        with _interrupts_held():
+            run_dir = make_run_dir(options.run_dir, [group.name for group in options.groups])
         ensure_temporary_folder(run_dir)
         passed = passed_socket()
-        listener, url = bind_http(pool) if passed is None else _use_passed(passed, pool)
-        uds = pool.uds
+        # A name in --host may take long to look up.
+        with _interrupts_held() if pool.uds else nullcontext():
+            listener, url = bind_http(pool) if passed is None else _use_passed(passed, pool)
+            uds = pool.uds
         check_exposure(pool, listener)
         keep_files_private()  # after binding: a proxy may need the socket of --uds
         notifier.status("preparing models")
@@ -122,6 +126,16 @@ def _serve(flags: list[str]) -> int:
             shutil.rmtree(run_dir, ignore_errors=True)
         if uds is not None:
             remove_unix(uds)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Let SIGINT and SIGTERM wait: what is made within must be known to what removes it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _prepare(flags: list[str]) -> int:

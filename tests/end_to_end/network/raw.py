@@ -31,11 +31,13 @@ def connect(
     server: Server, timeout_s: float = 20.0, receive_bytes: int | None = None
 ) -> socket.socket:
     """receive_bytes: of the kernel's buffer. It must be set first: what a sender was told before
-    that it may send is dropped, and sent again after seconds."""
+    that it may send is dropped, and sent again after seconds, or minutes if that happens again and
+    again. So the sender is told of a quarter of it: packets take more room than their bytes."""
     url = httpx.URL(server.url)
     made = socket.socket(socket.AF_INET6 if ":" in url.host else socket.AF_INET)
     if receive_bytes is not None:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP, receive_bytes // 4)
     made.settimeout(timeout_s)
     try:
         made.connect((url.host, url.port or 80))
