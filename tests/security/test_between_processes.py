@@ -338,11 +338,13 @@ import os, sys, zmq
 os.setgroups([])
 os.setgid(int(sys.argv[2]))
 os.setuid(int(sys.argv[2]))
-socket = zmq.Context().socket(zmq.DEALER)
+context = zmq.Context()
+socket = context.socket(zmq.DEALER)
 socket.setsockopt(zmq.LINGER, 1000)
 socket.connect(sys.argv[1])
 socket.send(b"from another user")
 socket.close()
+context.term()  # waits until it is sent
 """
 
 
