@@ -5,7 +5,7 @@ from typing import Literal
 
 Precision = Literal["fp32", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
-Files = Literal["huggingface", "ctranslate2", "f32", "f16", "q8_0"]
+Files = Literal["huggingface", "ctranslate2", "f16", "q8_0"]
 
 ENVIRONMENTS: dict[str, tuple[str, ...]] = {
     "faster-whisper": ("faster-whisper==1.2.1", "ctranslate2==4.8.5"),
@@ -60,7 +60,7 @@ PEERS = (
     _ctranslate2("", "int8"),
     _ctranslate2("-workers", "int8"),
     _ctranslate2("-batched", "int8"),
-    _ggml("", "fp32", "f32"),
+    # whisper.cpp ends itself on files of float32 weights: it has no fp32.
     _ggml("", "bf16", "f16"),
     _ggml("-contexts", "bf16", "f16"),
     _ggml("", "int8", "q8_0"),

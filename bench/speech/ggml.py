@@ -1,6 +1,6 @@
 """Write a Whisper model in Hugging Face layout as a file of whisper.cpp (ggml).
 
-    python -m bench.speech.ggml FOLDER FILE [--type f32|f16|q8_0]
+    python -m bench.speech.ggml FOLDER FILE [--type f16|q8_0]
 
 The layout, all in little-endian 32-bit words: a magic number, eleven settings, the mel filters, the
 tokens' bytes, then each tensor with its dimensions, innermost first, its name and its type.
@@ -25,7 +25,7 @@ Array = npt.NDArray[Any]
 
 MAGIC = 0x67676D6C
 # How the file's header and its tensors name the types.
-FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 2007}  # 2: the version of the quantization
+FILE_TYPES = {"f16": 1, "q8_0": 2007}  # 2: the version of the quantization
 TENSOR_TYPES = {"f32": 0, "f16": 1, "q8_0": 8}
 _SETTINGS = (
     "vocab_size",
@@ -128,7 +128,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="bench.speech.ggml")
     parser.add_argument("folder", type=Path)
     parser.add_argument("target", type=Path, metavar="FILE")
-    parser.add_argument("--type", choices=tuple(FILE_TYPES), default="f32")
+    parser.add_argument("--type", choices=tuple(FILE_TYPES), default="f16")
     given = parser.parse_args()
     write(given.folder, given.target, given.type)
     return 0

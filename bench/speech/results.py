@@ -1,4 +1,4 @@
-"""Results of bench.speech: ratios of rounds, the bars that they are to reach, errors, memory."""
+"""Results of bench.speech: ratios of rounds, the bars that they must reach, errors, memory."""
 
 import statistics
 from collections.abc import Mapping, Sequence

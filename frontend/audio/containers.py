@@ -16,7 +16,7 @@ _SEGMENT = b"\x18\x53\x80\x67"
 
 
 def is_for_soundfile(file: BinaryIO) -> bool:
-    """Return whether the file looks like one of the formats that soundfile is to decode.
+    """Return whether the file looks like one of the formats that soundfile must decode.
 
     Only those whose header says how much audio there is. Of streams (MP3, Ogg) libsndfile reads no
     more than the first of several one after another, or than it estimates, without an error.

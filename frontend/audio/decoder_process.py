@@ -24,7 +24,7 @@ class DecoderProcess:
     def __init__(self) -> None:
         self._socket, theirs = socket.socketpair()
         with theirs:
-            # From the thread of the event loop, with which the process is to end.
+            # From the thread of the event loop, with which the process must end.
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", _MODULE, "--parent-pid", str(os.getpid())],
                 stdin=theirs.fileno(),
