@@ -12,13 +12,11 @@ import torch
 from headrace.protocol.config import EngineConfig
 from headrace.workers.attention.cache_dtype import choose_cache_dtype
 from headrace.workers.load_options import choose_length, threads_of
-from headrace.workers.native.library import require_kernels
 from headrace.workers.native.program import CompiledProgram
 from headrace.workers.native.runner import NativeRunner
 from headrace.workers.native.shared_file import SharedFile
-from headrace.workers.native.weight_format import format_names, unused_quantization
-from headrace.workers.native.weight_memory import SharedWeights, fingerprint_weights
 from headrace.workers.program_cache.cached_programs import CachedProgram, ProgramCache, find_program
+from headrace.workers.program_cache.compile_cached import compile_cached
 from headrace.workers.start_phases import StartPhases
 from headrace.workers.torch_runner.cache_size import choose_num_blocks
 
@@ -43,23 +41,9 @@ def load_cached_runner(
     threads = threads_of(config, workers_on_host)
     torch.set_num_threads(threads)
     length = choose_length(config, cached.longest)
-    with phases.phase("weights"), torch.inference_mode():
-        shared = (
-            None
-            if shared_file is None
-            else SharedWeights(shared_file, fingerprint_weights(model_path))
-        )
-        compiled = CompiledProgram.of_plan(cached.plan, threads, shared)
-    if not cache.is_current:  # while weights were read from the files
+    compiled = compile_cached(cache, cached, model_path, config, threads, log, phases, shared_file)
+    if compiled is None:
         return None
-    size = f"{compiled.weight_bytes / 2**20:.0f} MiB of weights"
-    kinds = format_names(compiled.formats, compiled.dtype)
-    log(f"{cached.model} in {compiled.dtype} on cpu, {threads} threads, program from the cache")
-    name = require_kernels().name
-    log(f"compiled kernels for {name}, {size} in {kinds}, {compiled.memory.note}")
-    unused = unused_quantization(config.quantization, compiled.formats)
-    if unused is not None:
-        log(unused)
     with phases.phase("cache"):
         return _make_runner(cached, compiled, config, length, workers_on_host, freed_bytes)
 

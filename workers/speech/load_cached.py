@@ -8,12 +8,9 @@ import torch
 from headrace.protocol.config import EngineConfig
 from headrace.workers.attention.cache_dtype import choose_cache_dtype
 from headrace.workers.load_options import choose_length, threads_of
-from headrace.workers.native.library import require_kernels
-from headrace.workers.native.program import CompiledProgram
 from headrace.workers.native.shared_file import SharedFile
-from headrace.workers.native.weight_format import format_names
-from headrace.workers.native.weight_memory import SharedWeights, fingerprint_weights
 from headrace.workers.program_cache.cached_programs import CachedProgram, ProgramCache, find_program
+from headrace.workers.program_cache.compile_cached import compile_cached
 from headrace.workers.speech.backing import SpeechFacts
 from headrace.workers.speech.make_runner import make_speech_runner
 from headrace.workers.speech.native_backing import NativeSpeech
@@ -41,17 +38,9 @@ def load_cached_speech(
     threads = threads_of(config, workers_on_host)
     torch.set_num_threads(threads)
     length = choose_length(config, facts.longest)
-    with phases.phase("weights"), torch.inference_mode():
-        shared = None
-        if shared_file is not None:
-            shared = SharedWeights(shared_file, fingerprint_weights(model_path))
-        compiled = CompiledProgram.of_plan(cached.plan, threads, shared)
-    if not cache.is_current:  # while weights were read from the files
+    compiled = compile_cached(cache, cached, model_path, config, threads, log, phases, shared_file)
+    if compiled is None:
         return None
-    size = f"{compiled.weight_bytes / 2**20:.0f} MiB of weights"
-    kinds = format_names(compiled.formats, compiled.dtype)
-    log(f"{cached.model} in {compiled.dtype} on cpu, {threads} threads, program from the cache")
-    log(f"compiled kernels for {require_kernels().name}, {size} in {kinds}, {compiled.memory.note}")
     cache_dtype = choose_cache_dtype(config.kv_cache_dtype, compiled.dtype)
     with phases.phase("cache"):
         backing = NativeSpeech(

@@ -24,7 +24,11 @@ from headrace.workers.native.library import (
 )
 from headrace.workers.native.program import CompiledProgram
 from headrace.workers.native.shared_file import SharedFile
-from headrace.workers.native.weight_format import WeightFormat, format_names
+from headrace.workers.native.weight_format import (
+    WeightFormat,
+    format_names,
+    unused_quantization,
+)
 from headrace.workers.native.weight_memory import SharedWeights, fingerprint_weights
 from headrace.workers.program_cache.cached_programs import ProgramCache
 from headrace.workers.speech.backing import SpeechBacking, SpeechFacts
@@ -173,6 +177,9 @@ def _compile(
     kinds = format_names(backing.program.formats, dtype)
     note = backing.program.memory.note
     log(f"compiled kernels for {require_kernels().name}, {size} in {kinds}, {note}")
+    unused = unused_quantization(config.quantization, backing.program.formats)
+    if unused is not None:
+        log(unused)
     return backing
 
 
