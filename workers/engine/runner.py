@@ -25,6 +25,8 @@ class Runner(Protocol):
     vocab_size: token ids are below it.
     max_model_len: the most tokens of one sequence, prompt and output together.
     num_blocks, block_size: of the paged cache, in blocks and in tokens.
+    num_state_slots: slots for states of recurrent layers, one for each running sequence and the
+        others for snapshots; 0: the model has no such layers.
     default_step_tokens: how many tokens in a step suit the device.
     overlaps: whether a step can be launched while the one before it is running.
     on_progress: a runner whose steps may take long calls it within them, if it is given.
@@ -42,6 +44,8 @@ class Runner(Protocol):
 
     @property
     def block_size(self) -> int: ...
+
+    num_state_slots: int
 
     @property
     def default_step_tokens(self) -> int: ...
@@ -128,6 +132,7 @@ class StepwiseRunner(ABC):
     """Base of runners that run one step after the other."""
 
     overlaps = False
+    num_state_slots = 0
     on_progress: Callable[[], None] | None = None
 
     @abstractmethod

@@ -15,6 +15,7 @@ from headrace.workers.sequence.prompt_lookup import PromptLookup
 from headrace.workers.sequence.queued_request import Owner as Owner
 from headrace.workers.sequence.queued_request import QueuedRequest
 from headrace.workers.sequence.repetition import RepetitionDetector
+from headrace.workers.sequence.state_use import StateUse
 from headrace.workers.sequence.token_counts import TokenCounts
 from headrace.workers.sequence.token_texts import TokenTexts
 
@@ -193,6 +194,7 @@ class Chunk:
         sampled after the sequence's last token and after each draft.
     prompt_logprob_positions: positions within the chunk whose next prompt token's log probability
         is requested.
+    state: where its recurrent layers' state is; None: the model has none.
     """
 
     sequence: Sequence
@@ -201,6 +203,7 @@ class Chunk:
     samples: bool
     prompt_logprob_positions: range = range(0)
     drafts: tuple[int, ...] = ()
+    state: StateUse | None = None
 
     @property
     def end(self) -> int:
