@@ -140,9 +140,10 @@ class Engine:
                 return []
             self._scheduler.preempt_all()
             self._recompute_pending = False
-        if self._pipeline.assumes_results and not self._scheduler.can_extend_running():
+        assumes_results = self._pipeline.assumes_results
+        if assumes_results and not self._scheduler.can_run_on():
             return []
-        return self._scheduler.schedule()
+        return self._scheduler.schedule(may_preempt=not assumes_results)
 
     def _launch(self, chunks: list[Chunk]) -> None:
         if not chunks:

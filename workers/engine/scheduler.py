@@ -135,8 +135,11 @@ class Scheduler:
         for sequence in list(self._running):
             self._preempt(sequence)
 
-    def can_extend_running(self) -> bool:
-        """Return whether all running sequences can be run on without a preemption."""
+    def can_run_on(self) -> bool:
+        """Return whether the next step can be scheduled without a preemption."""
+        return self._can_extend_running() and self._victim_for_newcomer() is None
+
+    def _can_extend_running(self) -> bool:
         free = self.pool.free_count
         if len(self._running) <= free:  # one token each is one block at most
             return True
@@ -146,12 +149,15 @@ class Scheduler:
         )
         return missing <= free
 
-    def schedule(self) -> list[Chunk]:
+    def schedule(self, *, may_preempt: bool = True) -> list[Chunk]:
         """Return the next step's chunks, decodes first.
+
+        may_preempt: not right after `can_run_on` has said that nothing needs to be preempted.
 
         Empty only if no sequence has a token left to run.
         """
-        self._preempt_for_newcomer()
+        if may_preempt:
+            self._preempt_for_newcomer()
         if self._slots is not None:
             self._slots.begin_step()
         deferred = self._deferred_owners()
@@ -229,12 +235,17 @@ class Scheduler:
 
     def _preempt_for_newcomer(self) -> None:
         """Preempt a sequence of a full batch if fairness lets the next waiting one join."""
-        newcomer = self._next_waiting()
-        if len(self._running) < self._max_running or newcomer is None:
-            return
-        victim = pick_victim(newcomer, self._running, self._waiting.counters)
+        victim = self._victim_for_newcomer()
         if victim is not None:
             self._preempt(victim)
+
+    def _victim_for_newcomer(self) -> Sequence | None:
+        if len(self._running) < self._max_running:
+            return None
+        newcomer = self._next_waiting()
+        if newcomer is None:
+            return None
+        return pick_victim(newcomer, self._running, self._waiting.counters)
 
     def _deferred_owners(self) -> frozenset[Owner]:
         """Return the owners that leave the next step to the prompts of others."""
