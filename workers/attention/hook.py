@@ -6,6 +6,7 @@ a mask function. The layers and the shapes of their caches are learnt from a pro
 is guessed from a model's configuration.
 """
 
+import functools
 import itertools
 import weakref
 from collections.abc import Callable, Iterator
@@ -15,10 +16,20 @@ from typing import Any, cast
 import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 
-from headrace.workers.attention.backend import AttentionBackend, AttentionOptions, KVLayerShape
+from headrace.workers.attention.backend import (
+    AttentionBackend,
+    AttentionOptions,
+    KeyBias,
+    KVLayerShape,
+)
+from headrace.workers.attention.older_models import connect_older_layers
+from headrace.workers.attention.pass_options import PassOptions
+from headrace.workers.attention.sparse import SparseQuery, find_indexers, index_rows
 from headrace.workers.errors import ModelUnsupported
 
+_PREFIX = "headrace_paged_"
 _numbers = itertools.count()
+_hooks: "weakref.WeakValueDictionary[str, AttentionHook]" = weakref.WeakValueDictionary()
 _HARMLESS_TENSORS = frozenset({"position_ids", "cache_position"})
 
 
@@ -33,7 +44,7 @@ class AttentionHook:
     """
 
     def __init__(self, *, allows_both_ways: bool = False, allows_sources: bool = False) -> None:
-        self.name = f"headrace_paged_{next(_numbers)}"
+        self.name = f"{_PREFIX}{next(_numbers)}"
         self.layers: list[KVLayerShape] = []
         self.options: list[AttentionOptions] = []
         self.heads: list[int] = []
@@ -53,10 +64,13 @@ class AttentionHook:
         Raises ModelUnsupported if no layer calls this hook, or if one needs what paged attention
         lacks.
         """
-        model.set_attn_implementation(self.name)
+        connect_older_layers(model, _PREFIX)
+        connect_indexers(model)
+        _set_attention(model, self.name)
         token_ids = torch.zeros((1, 2), dtype=torch.long, device=model.device)
         if run is None:
-            model(input_ids=token_ids, position_ids=token_ids, use_cache=False)
+            options = PassOptions(model).of(token_ids)
+            model(input_ids=token_ids, position_ids=token_ids, **options)
         else:
             run(token_ids)
         if not self.layers:
@@ -76,7 +90,7 @@ class AttentionHook:
         if len(types) != len(self.options):
             return
         for number, (kind, options) in enumerate(zip(types, self.options, strict=True)):
-            if kind != "full_attention" and options.window is None:
+            if kind != "full_attention" and options.window is None and options.chunk is None:
                 raise ModelUnsupported(f"layer {number} has {kind}, which paged attention lacks")
 
     def number_of(self, module: torch.nn.Module) -> int:
@@ -96,6 +110,8 @@ class AttentionHook:
         s_aux: torch.Tensor | None = None,
         is_causal: bool | None = None,
         offset_bias: torch.Tensor | None = None,
+        key_bias: KeyBias | None = None,
+        indices: SparseQuery | None = None,
         **others: Any,
     ) -> tuple[torch.Tensor, None]:
         """Attend: query [1, heads, rows, dim], key and value [1, kv_heads, rows, dim] →
@@ -107,13 +123,15 @@ class AttentionHook:
             causal = is_causal
         reads_source = self._allows_sources and _is_cross_attention(module)
         options = AttentionOptions(
-            scaling, sliding_window, softcap, s_aux, causal, offset_bias, reads_source
-        )
+            scaling, sliding_window, softcap, s_aux, causal, offset_bias, reads_source,
+            _chunk_of(module), key_bias, indices,
+        )  # fmt: skip
         if self.backend is None:
             if not (causal or self._allows_both_ways):
                 raise ModelUnsupported("its attention is not causal")
             if not reads_source:
-                _check_call(query, key, attention_mask, others)
+                mask = None if PassOptions.gives_mask(module) else attention_mask
+                _check_call(query, key, mask, others)
             return self._probe_layer(module, query, key, value, options), None
         layer = self._numbers[module]
         rows_query = query[0].transpose(0, 1)
@@ -123,6 +141,20 @@ class AttentionHook:
             self.backend.write(layer, rows_key, rows_value)
         output = self.backend.attend(layer, rows_query, rows_key, rows_value, options)
         return output.unsqueeze(0), None
+
+    def index(self, module: Any, hidden: torch.Tensor, compressed: torch.Tensor, tables: Any) -> Any:
+        """Write an indexer's keys to its layer of the cache; return what chooses keys for rows."""
+        query, key, weights = index_rows(module, hidden, compressed, tables)
+        if self.backend is None:
+            self._numbers[module] = len(self.layers)
+            self.layers.append(KVLayerShape(1, key.shape[1], 0))
+            self.options.append(AttentionOptions(1.0))
+            self.heads.append(query.shape[1])
+        layer = self._numbers[module]
+        if self.backend is not None:
+            key = key.unsqueeze(1)
+            self.backend.write(layer, key, key[..., :0])
+        return SparseQuery(layer, query, weights, module.index_topk)
 
     def _probe_layer(
         self,
@@ -161,17 +193,49 @@ def _register(hook: AttentionHook) -> None:
         return method(*args, **options)
 
     ALL_ATTENTION_FUNCTIONS.register(hook.name, call)
+    _hooks[hook.name] = hook
+
+
+def connect_indexers(model: PreTrainedModel) -> None:
+    """Let a model's indexers choose keys of the paged cache, while that is the model's attention."""
+    for module in find_indexers(model):
+        module.forward = functools.partial(_run_indexer, model.config, module)
+
+
+def _run_indexer(config: Any, module: Any, *args: Any, **kwargs: Any) -> Any:
+    hook = _hooks.get(config._attn_implementation)
+    if hook is None:
+        return type(module).forward(module, *args, **kwargs)
+    return hook.index(module, *args[:3])
+
+
+def _set_attention(model: PreTrainedModel, name: str) -> None:
+    model.set_attn_implementation(name)
+    if model.config._attn_implementation != name:  # older models accept no name of a registry
+        model.config._attn_implementation = name
+
+
+def _chunk_of(module: torch.nn.Module) -> int | None:
+    """Return the size of the chunks that a layer attends within, as its configuration says.
+
+    transformers' models do not pass it: it is in their masks only.
+    """
+    config, number = getattr(module, "config", None), getattr(module, "layer_idx", None)
+    types = getattr(config, "layer_types", None)
+    if not types or number is None or types[number] != "chunked_attention":
+        return None
+    return cast(int | None, getattr(config, "attention_chunk_size", None))
 
 
 @contextmanager
 def attention_of(model: PreTrainedModel, name: str) -> Iterator[None]:
     """Use another attention implementation of the registry within the context."""
     before = model.config._attn_implementation
-    model.set_attn_implementation(name)
+    _set_attention(model, name)
     try:
         yield
     finally:
-        model.set_attn_implementation(before)
+        _set_attention(model, before)
 
 
 def _is_cross_attention(module: torch.nn.Module) -> bool:

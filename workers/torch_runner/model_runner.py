@@ -11,6 +11,7 @@ from transformers.modeling_utils import PreTrainedModel
 from headrace.workers.attention.backend import AttentionBackend, AttentionBatch, BackendFactory
 from headrace.workers.attention.cache_dtype import CacheDtype, choose_cache_dtype, token_bytes
 from headrace.workers.attention.hook import AttentionHook, vocab_rows
+from headrace.workers.attention.pass_options import PassOptions
 from headrace.workers.attention.sdpa import SdpaBackend
 from headrace.workers.engine.runner import StepwiseRunner
 from headrace.workers.lora.adapter_files import LinearShape
@@ -55,6 +56,7 @@ class ModelRunner(StepwiseRunner):
         on_cpu = model.device.type == "cpu"
         self.default_step_tokens = _CPU_STEP_TOKENS if on_cpu else _GPU_STEP_TOKENS
         self._model = model
+        self._pass_options = PassOptions(model)
         self._device = model.device
         self._hook, self._make_backend = hook, make_backend
         self._cache_dtype = cache_dtype or choose_cache_dtype("auto", model.dtype)
@@ -160,8 +162,8 @@ class ModelRunner(StepwiseRunner):
         output = self._model(
             input_ids=token_ids.unsqueeze(0),
             position_ids=positions.unsqueeze(0),
-            use_cache=False,
             logits_to_keep=logit_rows,
+            **self._pass_options.of(positions.unsqueeze(0)),
         )
         logits: torch.Tensor = output.logits[0, :, : self.vocab_size]
         return logits

@@ -164,6 +164,8 @@ class _Recorder(TracedValues):  # type: ignore[no-untyped-call]
         value: torch.Tensor,
         options: AttentionOptions,
     ) -> torch.Tensor:
+        if options.chunk is not None or options.key_bias is not None or options.sparse is not None:
+            raise NotStatic("the kernels have no attention in chunks, by position or to a choice")
         rows, heads, key_dim = query.shape
         kv_heads, value_dim = value.shape[1:]
         window = options.window or 0
