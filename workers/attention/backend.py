@@ -107,12 +107,14 @@ class Span:
 
     context: tokens of the sequence before its first row.
     blocks: the sequence's blocks of the cache, enough for context + num_rows tokens.
+    known: all tokens of the sequence so far, also those of later steps; 0: unknown.
     """
 
     first_row: int
     num_rows: int
     context: int
     blocks: Sequence[int]
+    known: int = 0
 
     @property
     def length(self) -> int:

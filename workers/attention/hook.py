@@ -24,6 +24,7 @@ from headrace.workers.attention.backend import (
 )
 from headrace.workers.attention.older_models import connect_older_layers
 from headrace.workers.attention.pass_options import PassOptions
+from headrace.workers.attention.rope_switch import switching_modules, tables_by_row
 from headrace.workers.attention.sparse import SparseQuery, find_indexers, index_rows
 from headrace.workers.errors import ModelUnsupported
 
@@ -41,6 +42,8 @@ class AttentionHook:
     allows_sources: whether layers may attend to what an encoder has made.
     layers, options, heads: found by the probe, in the order in which the layers are called; heads
         are the numbers of query heads.
+    long_rows: which rows of the step belong to sequences with the frequencies of long ones [rows];
+        None: no row does. See rope_switch.
     """
 
     def __init__(self, *, allows_both_ways: bool = False, allows_sources: bool = False) -> None:
@@ -49,6 +52,7 @@ class AttentionHook:
         self.options: list[AttentionOptions] = []
         self.heads: list[int] = []
         self.backend: AttentionBackend | None = None
+        self.long_rows: torch.Tensor | None = None
         self._allows_both_ways = allows_both_ways
         self._allows_sources = allows_sources
         self._numbers: dict[torch.nn.Module, int] = {}
@@ -66,6 +70,7 @@ class AttentionHook:
         """
         connect_older_layers(model, _PREFIX)
         connect_indexers(model)
+        connect_ropes(model)
         _set_attention(model, self.name)
         token_ids = torch.zeros((1, 2), dtype=torch.long, device=model.device)
         if run is None:
@@ -207,6 +212,20 @@ def _run_indexer(config: Any, module: Any, *args: Any, **kwargs: Any) -> Any:
     if hook is None:
         return type(module).forward(module, *args, **kwargs)
     return hook.index(module, *args[:3])
+
+
+def connect_ropes(model: PreTrainedModel) -> None:
+    """Let rotary embeddings whose frequencies switch compute each sequence's own, while a paged
+    attention is the model's."""
+    for module in switching_modules(model):
+        module.forward = functools.partial(_run_rope, model.config, module)
+
+
+def _run_rope(config: Any, module: Any, *args: Any, **kwargs: Any) -> Any:
+    hook = _hooks.get(config._attn_implementation)
+    if hook is None or hook.long_rows is None:
+        return type(module).forward(module, *args, **kwargs)
+    return tables_by_row(module, hook.long_rows, *args, **kwargs)
 
 
 def _set_attention(model: PreTrainedModel, name: str) -> None:

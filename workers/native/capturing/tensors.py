@@ -44,8 +44,11 @@ def depends_on_positions(module: torch.nn.Module) -> bool:
 
 @contextmanager
 def patched(module: torch.nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    before = vars(module).get("forward")
     module.forward = forward
     try:
         yield
     finally:
         del module.forward
+        if before is not None:
+            module.forward = before
