@@ -31,6 +31,12 @@ from headrace.workers.errors import ModelUnsupported
 _PREFIX = "headrace_paged_"
 _numbers = itertools.count()
 _hooks: "weakref.WeakValueDictionary[str, AttentionHook]" = weakref.WeakValueDictionary()
+_OBSTACLES = {
+    "DeepseekV4HCACompressor": "attends to compressed keys of many tokens",
+    "DeepseekV4CSACompressor": "attends to compressed keys of many tokens",
+    "MiniMaxM3VLIndexer": "chooses blocks of keys by an indexer of its own",
+    "InklingRelativeLogits": "computes biases of scores from each query",
+}
 _HARMLESS_TENSORS = frozenset({"position_ids", "cache_position"})
 
 
@@ -68,16 +74,18 @@ class AttentionHook:
         Raises ModelUnsupported if no layer calls this hook, or if one needs what paged attention
         lacks.
         """
+        _check_parts(model)
         connect_older_layers(model, _PREFIX)
         connect_indexers(model)
         connect_ropes(model)
         _set_attention(model, self.name)
         token_ids = torch.zeros((1, 2), dtype=torch.long, device=model.device)
-        if run is None:
-            options = PassOptions(model).of(token_ids)
-            model(input_ids=token_ids, position_ids=token_ids, **options)
-        else:
-            run(token_ids)
+        with failures_in_one_line(model, "first forward pass"):
+            if run is None:
+                options = PassOptions(model).of(token_ids)
+                model(input_ids=token_ids, position_ids=token_ids, **options)
+            else:
+                run(token_ids)
         if not self.layers:
             raise ModelUnsupported(
                 f"{type(model).__name__} does not do its attention through transformers' "
@@ -147,7 +155,9 @@ class AttentionHook:
         output = self.backend.attend(layer, rows_query, rows_key, rows_value, options)
         return output.unsqueeze(0), None
 
-    def index(self, module: Any, hidden: torch.Tensor, compressed: torch.Tensor, tables: Any) -> Any:
+    def index(
+        self, module: Any, hidden: torch.Tensor, compressed: torch.Tensor, tables: Any
+    ) -> Any:
         """Write an indexer's keys to its layer of the cache; return what chooses keys for rows."""
         query, key, weights = index_rows(module, hidden, compressed, tables)
         if self.backend is None:
@@ -201,8 +211,23 @@ def _register(hook: AttentionHook) -> None:
     _hooks[hook.name] = hook
 
 
+@contextmanager
+def failures_in_one_line(model: PreTrainedModel, step: str) -> Iterator[None]:
+    """Raise ModelUnsupported for what a model raises that cannot do with a paged attention.
+
+    step: what is being done, for the operator.
+    """
+    try:
+        yield
+    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelUnsupported(
+            f"{type(model).__name__} fails in its {step}: {first_line}"
+        ) from error
+
+
 def connect_indexers(model: PreTrainedModel) -> None:
-    """Let a model's indexers choose keys of the paged cache, while that is the model's attention."""
+    """Let a model's indexers choose keys of the paged cache while its attention is a paged one."""
     for module in find_indexers(model):
         module.forward = functools.partial(_run_indexer, model.config, module)
 
@@ -261,6 +286,16 @@ def _is_cross_attention(module: torch.nn.Module) -> bool:
     """Return whether a decoder's layer attends to an encoder's vectors, by the names of
     transformers' models."""
     return bool(getattr(module, "is_decoder", False)) and not getattr(module, "is_causal", True)
+
+
+def _check_parts(model: PreTrainedModel) -> None:
+    """Raises ModelUnsupported for models whose layers attend to more than the tokens' own keys."""
+    for module in model.modules():
+        obstacle = _OBSTACLES.get(type(module).__name__)
+        if obstacle is not None:
+            raise ModelUnsupported(
+                f"{type(model).__name__} {obstacle}, which paged attention lacks"
+            )
 
 
 def _check_call(

@@ -30,6 +30,15 @@ def connect_older_layers(model: PreTrainedModel, prefix: str) -> None:
             module.forward = partial(_run, model.config, prefix, module, forward)
 
 
+def reference_attention(model: PreTrainedModel) -> str:
+    """Return the name of transformers' own attention that computes what the model's authors mean.
+
+    Falcon's "eager" adds ALiBi's biases twice: to the mask and to the scores (transformers 5.24).
+    """
+    names = {type(module).__name__ for module in model.modules()}
+    return "sdpa" if "FalconAttention" in names else "eager"
+
+
 def _run(config: Any, prefix: str, module: Any, forward: Any, *args: Any, **kwargs: Any) -> Any:
     name = config._attn_implementation
     if not name.startswith(prefix):

@@ -50,6 +50,5 @@ def tables_by_row(
     short = forward(module, x, position_ids.masked_fill(is_long, 0), **options)
     chosen = is_long[None, :, None]
     return tuple(
-        torch.where(chosen, table[:, :-1], other)
-        for table, other in zip(long, short, strict=True)
+        torch.where(chosen, table[:, :-1], other) for table, other in zip(long, short, strict=True)
     )

@@ -137,7 +137,9 @@ class SdpaBackend:
             False,
             options,
             _sinks_of_heads(options, kv_heads)[:, :, None],
-            None if bias is None else bias.view(count, gather.width, kv_heads, -1).permute(0, 2, 3, 1),
+            None
+            if bias is None
+            else bias.view(count, gather.width, kv_heads, -1).permute(0, 2, 3, 1),
         )
         return output.reshape(count, heads, -1)
 
@@ -279,11 +281,7 @@ def _attention(
     parts = []
     for start in range(0, query.shape[2], step):
         rows = query[:, :, start : start + step].to(dtype)
-        added = _rows(mask, start, step)
-        if bias is not None:
-            of_rows = _rows(bias, start, step)
-            added = of_rows if added is None else added + of_rows
-        weights = _weights(rows, keys, added, options, sinks)
+        weights = _weights(rows, keys, _rows(mask, start, step), options, sinks, bias)
         parts.append(torch.matmul(weights, values).to(query.dtype))
     return torch.cat(parts, dim=2)
 
@@ -294,12 +292,15 @@ def _weights(
     mask: torch.Tensor | None,
     options: AttentionOptions,
     sinks: torch.Tensor,
+    bias: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Compute weights of soft-capped scores (as in Gemma 2), or of scores beside a sink (as in
-    gpt-oss): [batch, heads, queries, keys]."""
+    """Compute weights of soft-capped scores (as in Gemma 2), of scores beside a sink (as in
+    gpt-oss), or with a bias by key (as in BLOOM): [batch, heads, queries, keys]."""
     scores = torch.matmul(query, keys)
     if options.softcap is not None:
         scores = torch.tanh(scores / options.softcap) * options.softcap
+    if bias is not None:
+        scores = scores + bias.to(scores.dtype)
     if mask is not None:
         scores = scores + mask
     if options.sinks is not None:

@@ -45,9 +45,7 @@ class SparseQuery:
     weights: torch.Tensor
     count: int
 
-    def choose(
-        self, rows: slice, keys: torch.Tensor, visible: torch.Tensor
-    ) -> torch.Tensor:
+    def choose(self, rows: slice, keys: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
         """Return which of the visible keys are attended to [rows, keys].
 
         keys: of one sequence [keys, dim]. visible: for the rows [rows, keys].
@@ -91,9 +89,7 @@ def _rotate(
     size = module.qk_rope_head_dim
     at = 0 if layout.rotates_first else module.head_dim - size
     rotate = _rotation(module, layout)
-    rotated = rotate(
-        query[..., at : at + size], key[..., at : at + size], *tables, unsqueeze_dim=2
-    )
+    rotated = rotate(query[..., at : at + size], key[..., at : at + size], *tables, unsqueeze_dim=2)
     query, key = (
         torch.cat([whole[..., :at], part, whole[..., at + size :]], dim=-1)
         for whole, part in zip((query, key), rotated, strict=True)

@@ -7,7 +7,7 @@ error there.
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers.modeling_utils import PreTrainedModel
@@ -115,5 +115,6 @@ def _shrink_numbers(model: PreTrainedModel, largest: int, stack: ExitStack) -> N
         ropes = getattr(owner, "rope_parameters", None)
         for rope in _mappings(ropes) if isinstance(ropes, dict) else ():
             if rope.get("rope_type") == "longrope" and rope[_ORIGINAL] > largest:
-                stack.callback(rope.__setitem__, _ORIGINAL, rope[_ORIGINAL])
-                rope[_ORIGINAL] = _SMALL
+                own = cast(dict[str, Any], rope)
+                stack.callback(own.__setitem__, _ORIGINAL, own[_ORIGINAL])
+                own[_ORIGINAL] = _SMALL

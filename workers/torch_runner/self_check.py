@@ -17,7 +17,8 @@ from transformers.modeling_utils import PreTrainedModel
 from headrace.protocol.sampling import SamplingParams
 from headrace.protocol.to_worker import Generate
 from headrace.workers.attention.backend import AttentionBatch
-from headrace.workers.attention.hook import AttentionHook, attention_of
+from headrace.workers.attention.hook import AttentionHook, attention_of, failures_in_one_line
+from headrace.workers.attention.older_models import reference_attention
 from headrace.workers.errors import ModelUnsupported
 from headrace.workers.sampling.batch import flatten
 from headrace.workers.sequence.sequence import Chunk, Sequence
@@ -130,8 +131,13 @@ def _check_few_layers(
                 few.probe(model)
 
             def make_runner(num_blocks: int) -> PagedForward:
-                sizes = {"num_blocks": num_blocks, "block_size": block_size}
-                return ModelRunner(model, few, max_model_len=max_model_len, **sizes)
+                return ModelRunner(
+                    model,
+                    few,
+                    max_model_len=max_model_len,
+                    num_blocks=num_blocks,
+                    block_size=block_size,
+                )
 
             lengths = (_LENGTHS[0], max(largest + BEYOND, _LENGTHS[1]))
             _check(model, make_runner, lengths, max_model_len, block_size, is_rounded=False)
@@ -146,7 +152,8 @@ def _check(
     is_rounded: bool,
 ) -> None:
     """Compare the logits of two sequences of these lengths."""
-    errors = _errors(model, make_runner, lengths, max_model_len, block_size)
+    with failures_in_one_line(model, "self-check"):
+        errors = _errors(model, make_runner, lengths, max_model_len, block_size)
     exact = model.dtype == torch.float32 and not is_rounded
     error = float(errors.max() if exact else errors.median())
     tolerance = _EXACT_TOLERANCE if exact else _ROUNDED_TOLERANCE
@@ -252,7 +259,7 @@ def _reference_logits(
     for sequence, chunk_ends in ends.items():
         token_ids = torch.tensor([sequence.token_ids], device=model.device)
         last_rows = torch.tensor(chunk_ends, device=model.device) - 1
-        with attention_of(model, "eager"):
+        with attention_of(model, reference_attention(model)):
             output = model(input_ids=token_ids, use_cache=False, logits_to_keep=last_rows)
         rows = zip(chunk_ends, output.logits[0], strict=True)
         logits.update({(sequence, end): row for end, row in rows})

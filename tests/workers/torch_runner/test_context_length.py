@@ -106,7 +106,7 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
             "original_max_position_embeddings": 4096,
             "rope_scaling": {**LONG, "type": "longrope"},
         },
-        4096,
+        131072,
     ),
     "gemma 3": (
         {

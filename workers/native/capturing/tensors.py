@@ -39,7 +39,7 @@ def depends_on_positions(module: torch.nn.Module) -> bool:
     `position_ids`."""
     if any(True for _ in module.parameters()) or any(True for _ in module.children()):
         return False
-    return "position_ids" in inspect.signature(module.forward).parameters
+    return "position_ids" in inspect.signature(type(module).forward).parameters
 
 
 @contextmanager
