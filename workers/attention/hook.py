@@ -25,7 +25,7 @@ from headrace.workers.attention.backend import (
 from headrace.workers.attention.older_models import connect_older_layers
 from headrace.workers.attention.pass_options import PassOptions
 from headrace.workers.attention.rope_switch import switching_modules, tables_by_row
-from headrace.workers.attention.sparse import SparseQuery, find_indexers, index_rows
+from headrace.workers.attention.sparse import SparseQuery, find_indexers, index_rows, run_indexer
 from headrace.workers.errors import ModelUnsupported
 
 _PREFIX = "headrace_paged_"
@@ -235,7 +235,7 @@ def connect_indexers(model: PreTrainedModel) -> None:
 def _run_indexer(config: Any, module: Any, *args: Any, **kwargs: Any) -> Any:
     hook = _hooks.get(config._attn_implementation)
     if hook is None:
-        return type(module).forward(module, *args, **kwargs)
+        return run_indexer(module, *args, **kwargs)
     return hook.index(module, *args[:3])
 
 

@@ -6,11 +6,14 @@ the weighted sum, over the indexer's heads, of the positive parts of its product
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from headrace.workers.errors import ModelUnsupported
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +56,66 @@ class SparseQuery:
         if keys.shape[0] <= self.count:
             return visible
         query, weights = self.query[rows].float(), self.weights[rows]
-        products = torch.einsum("qhd,kd->qhk", query, keys.float()).relu_()
-        scores = torch.einsum("qhk,qh->qk", products, weights)
-        best = scores.masked_fill_(~visible, float("-inf")).topk(self.count, dim=-1).indices
+        scores = _scores(query, keys.float(), weights).masked_fill_(~visible, float("-inf"))
+        best = _best(scores, self.count)
         return torch.zeros_like(visible).scatter_(1, best, True) & visible
+
+
+def _scores(query: torch.Tensor, keys: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Return the keys' scores [rows, keys]."""
+    products = torch.einsum("qhd,kd->qhk", query, keys).relu_()
+    return torch.einsum("qhk,qh->qk", products, weights)
+
+
+def _best(scores: torch.Tensor, count: int) -> torch.Tensor:
+    """Return the places of the best scores of each row [rows, count].
+
+    Of equal ones, as of keys without a positive product, torch chooses any, which differ with the
+    number of keys; the self-check could not compare that.
+    """
+    if _ties.by_position:
+        return scores.sort(dim=-1, descending=True, stable=True).indices[:, :count]
+    return scores.topk(count, dim=-1).indices
+
+
+class _Ties:
+    """Which of equally good keys are chosen."""
+
+    by_position = False
+
+
+_ties = _Ties()
+
+
+@contextmanager
+def ties_by_position() -> Iterator[None]:
+    """Choose the first of equally good keys within the context, also in transformers' own pass."""
+    _ties.by_position = True
+    try:
+        yield
+    finally:
+        _ties.by_position = False
+
+
+def run_indexer(module: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """Run an indexer as transformers does: the places of the chosen keys [1, rows, keys].
+
+    Raises ModelUnsupported if it scores keys in another way than `index_rows`.
+    """
+    chosen: torch.Tensor = type(module).forward(module, *args, **kwargs)
+    if not _ties.by_position:
+        return chosen
+    hidden, compressed, tables, mask = args[:4]
+    query, keys, weights = index_rows(module, hidden, compressed, tables)
+    scores = _scores(query.float(), keys.float(), weights)
+    hidden_keys = ~mask[0] if mask.dtype == torch.bool else mask[0] < 0
+    scores = scores.masked_fill(hidden_keys, torch.finfo(scores.dtype).min)
+    best = _best(scores, chosen.shape[2])
+    theirs, ours = scores.gather(1, chosen[0].long()), scores.gather(1, best)
+    theirs = theirs.sort(dim=-1, descending=True).values
+    if not torch.allclose(theirs, ours, rtol=1e-3, atol=1e-3 * float(query.std())):
+        raise ModelUnsupported(f"{type(module).__name__} scores its keys in a way of its own")
+    return best.unsqueeze(0).to(chosen.dtype)
 
 
 def find_indexers(model: torch.nn.Module) -> list[torch.nn.Module]:

@@ -19,6 +19,7 @@ from headrace.protocol.to_worker import Generate
 from headrace.workers.attention.backend import AttentionBatch
 from headrace.workers.attention.hook import AttentionHook, attention_of, failures_in_one_line
 from headrace.workers.attention.older_models import reference_attention
+from headrace.workers.attention.sparse import ties_by_position
 from headrace.workers.errors import ModelUnsupported
 from headrace.workers.sampling.batch import flatten
 from headrace.workers.sequence.sequence import Chunk, Sequence
@@ -152,7 +153,7 @@ def _check(
     is_rounded: bool,
 ) -> None:
     """Compare the logits of two sequences of these lengths."""
-    with failures_in_one_line(model, "self-check"):
+    with failures_in_one_line(model, "self-check"), ties_by_position():
         errors = _errors(model, make_runner, lengths, max_model_len, block_size)
     exact = model.dtype == torch.float32 and not is_rounded
     error = float(errors.max() if exact else errors.median())

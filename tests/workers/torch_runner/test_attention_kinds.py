@@ -12,6 +12,7 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
+from headrace.workers.attention import sparse
 from headrace.workers.attention.backend import KVLayerShape
 from headrace.workers.attention.hook import AttentionHook, attention_of, vocab_rows
 from headrace.workers.engine.assemble import assemble_engine
@@ -276,6 +277,17 @@ def test_large_numbers_are_checked_and_kept() -> None:
     assert model.config.attention_chunk_size == model.config.floor_scale == 8192
     assert layers[3].self_attn.floor_scale == 8192
     assert model.model.layers is layers
+
+
+@pytest.mark.parametrize("name", ["deepseek_v32", "glm_moe_dsa"])
+def test_equal_scores_do_not_fail_the_self_check(name: str) -> None:
+    checked(make_model(name, index_n_heads=2))
+
+
+def test_an_indexer_of_another_layout_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sparse._LAYOUTS, "HYV4Indexer", sparse._LAYOUTS["DeepseekV32Indexer"])
+    with pytest.raises(ModelUnsupported, match="scores its keys in a way of its own"):
+        checked(make_model("hy_v4"))
 
 
 def test_an_indexers_keys_are_cached_with_the_layers() -> None:

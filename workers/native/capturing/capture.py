@@ -164,8 +164,13 @@ class _Recorder(TracedValues):  # type: ignore[no-untyped-call]
         value: torch.Tensor,
         options: AttentionOptions,
     ) -> torch.Tensor:
-        if options.chunk is not None or options.key_bias is not None or options.sparse is not None:
-            raise NotStatic("the kernels have no attention in chunks, by position or to a choice")
+        for lacks, name in (
+            (options.chunk, "attention in chunks"),
+            (options.key_bias, "biases of scores by position"),
+            (options.sparse, "attention to chosen keys"),
+        ):
+            if lacks is not None:
+                raise NotStatic(f"the kernels lack {name}")
         rows, heads, key_dim = query.shape
         kv_heads, value_dim = value.shape[1:]
         window = options.window or 0
