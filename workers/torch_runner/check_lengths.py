@@ -21,6 +21,7 @@ _NUMBERS = ("sliding_window", "attention_chunk_size", "floor_scale", "index_topk
 _ORIGINAL = "original_max_position_embeddings"
 _CROSSED_BY_CONFIG = ("floor_scale", _ORIGINAL)
 _MOST_LAYERS = 8
+_HEAD_OUTPUTS = 256
 
 
 def crossings(model: PreTrainedModel, hook: AttentionHook) -> list[int]:
@@ -47,19 +48,31 @@ def _mappings(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 def few_layers(model: PreTrainedModel) -> Iterator[float]:
     """Leave a model only its first layers, one of each kind among them, within the context.
 
-    Yields the share of the layers that is left.
+    Of a head only the first outputs are left. Yields the share of the layers that is left.
     """
-    found = _find_layers(model)
-    if found is None:
-        yield 1.0
-        return
-    parent, name, layers = found
-    count = _first_of_each_kind(model, layers)
-    setattr(parent, name, layers[:count])
-    try:
+    with ExitStack() as stack:
+        _shorten_head(model.get_output_embeddings(), stack)
+        found = _find_layers(model)
+        if found is None:
+            yield 1.0
+            return
+        parent, name, layers = found
+        count = _first_of_each_kind(model, layers)
+        setattr(parent, name, layers[:count])
+        stack.callback(setattr, parent, name, layers)
         yield count / len(layers)
-    finally:
-        setattr(parent, name, layers)
+
+
+def _shorten_head(head: Any, stack: ExitStack) -> None:
+    """Leave a plain head its first outputs: all of them take as long as many layers."""
+    if type(head) is not torch.nn.Linear or type(head.weight) is not torch.nn.Parameter:
+        return
+    for name in ("weight", "bias"):
+        whole = getattr(head, name)
+        if whole is not None:  # a parameter of its own: the embedding may share the whole one
+            part = torch.nn.Parameter(whole[:_HEAD_OUTPUTS], requires_grad=False)
+            setattr(head, name, part)
+            stack.callback(setattr, head, name, whole)
 
 
 @contextmanager
