@@ -51,7 +51,8 @@ def few_layers(model: PreTrainedModel) -> Iterator[float]:
     Of a head only the first outputs are left. Yields the share of the layers that is left.
     """
     with ExitStack() as stack:
-        _shorten_head(model.get_output_embeddings(), stack)
+        head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+        _shorten_head(head, stack)
         found = _find_layers(model)
         if found is None:
             yield 1.0

@@ -48,7 +48,7 @@ def test_they_are_computed_again_with_the_other_frequencies(
     monkeypatch.setattr(Drafter, "should_draft", lambda drafter, decodes: True)
     runner = WatchfulRunner()
     drafts = NGRAM if speculates else None
-    limits = {"max_num_seqs": 8, "max_num_batched_tokens": 16}
+    limits: dict[str, Any] = {"max_num_seqs": 8, "max_num_batched_tokens": 16}
     engine = assemble_engine(runner, speculative_config=drafts, **limits)
     prompt = tuple(range(1, 3)) * 11
     arrivals = [
