@@ -6,7 +6,7 @@ from typing import Protocol
 
 import torch
 
-from headrace.workers.attention.sparse import SparseQuery
+from headrace.workers.attention.sparse import KeyChoice
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class AttentionOptions:
     reads_source: bool = False
     chunk: int | None = None
     key_bias: KeyBias | None = field(default=None, compare=False)
-    sparse: SparseQuery | None = field(default=None, compare=False)
+    sparse: KeyChoice | None = field(default=None, compare=False)
 
     @property
     def reach(self) -> Reach:

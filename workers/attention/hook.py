@@ -25,7 +25,7 @@ from headrace.workers.attention.backend import (
 from headrace.workers.attention.older_models import connect_older_layers
 from headrace.workers.attention.pass_options import PassOptions
 from headrace.workers.attention.rope_switch import switching_modules, tables_by_row
-from headrace.workers.attention.sparse import SparseQuery, find_indexers, index_rows, run_indexer
+from headrace.workers.attention.sparse import KeyChoice, find_indexers, run_indexer, start_choice
 from headrace.workers.errors import ModelUnsupported
 
 _PREFIX = "headrace_paged_"
@@ -34,7 +34,6 @@ _hooks: "weakref.WeakValueDictionary[str, AttentionHook]" = weakref.WeakValueDic
 _OBSTACLES = {
     "DeepseekV4HCACompressor": "attends to compressed keys of many tokens",
     "DeepseekV4CSACompressor": "attends to compressed keys of many tokens",
-    "MiniMaxM3VLIndexer": "chooses blocks of keys by an indexer of its own",
     "InklingRelativeLogits": "computes biases of scores from each query",
 }
 _HARMLESS_TENSORS = frozenset({"position_ids", "cache_position"})
@@ -100,10 +99,13 @@ class AttentionHook:
         missing. Raises ModelUnsupported.
         """
         types = getattr(model.config.get_text_config(), "layer_types", None) or []
-        if len(types) != len(self.options):
+        layers = zip(self.layers, self.options, strict=True)
+        known = [options for shape, options in layers if shape.value_dim]  # no indexers
+        if len(types) != len(known):
             return
-        for number, (kind, options) in enumerate(zip(types, self.options, strict=True)):
-            if kind != "full_attention" and options.window is None and options.chunk is None:
+        for number, (kind, options) in enumerate(zip(types, known, strict=True)):
+            limits = (options.window, options.chunk, options.sparse)
+            if kind != "full_attention" and all(limit is None for limit in limits):
                 raise ModelUnsupported(f"layer {number} has {kind}, which paged attention lacks")
 
     def number_of(self, module: torch.nn.Module) -> int:
@@ -124,7 +126,8 @@ class AttentionHook:
         is_causal: bool | None = None,
         offset_bias: torch.Tensor | None = None,
         key_bias: KeyBias | None = None,
-        indices: SparseQuery | None = None,
+        indices: KeyChoice | None = None,
+        block_indices: KeyChoice | None = None,
         **others: Any,
     ) -> tuple[torch.Tensor, None]:
         """Attend: query [1, heads, rows, dim], key and value [1, kv_heads, rows, dim] →
@@ -137,7 +140,7 @@ class AttentionHook:
         reads_source = self._allows_sources and _is_cross_attention(module)
         options = AttentionOptions(
             scaling, sliding_window, softcap, s_aux, causal, offset_bias, reads_source,
-            _chunk_of(module), key_bias, indices,
+            _chunk_of(module), key_bias, indices or block_indices,
         )  # fmt: skip
         if self.backend is None:
             if not (causal or self._allows_both_ways):
@@ -155,21 +158,22 @@ class AttentionHook:
         output = self.backend.attend(layer, rows_query, rows_key, rows_value, options)
         return output.unsqueeze(0), None
 
-    def index(
-        self, module: Any, hidden: torch.Tensor, compressed: torch.Tensor, tables: Any
-    ) -> Any:
-        """Write an indexer's keys to its layer of the cache; return what chooses keys for rows."""
-        query, key, weights = index_rows(module, hidden, compressed, tables)
+    def index(self, module: Any, *args: Any) -> KeyChoice:
+        """Write an indexer's keys to its layer of the cache; return what chooses keys for rows.
+
+        args: of the indexer's forward pass.
+        """
+        key, make_choice = start_choice(module, *args)
         if self.backend is None:
             self._numbers[module] = len(self.layers)
             self.layers.append(KVLayerShape(1, key.shape[1], 0))
             self.options.append(AttentionOptions(1.0))
-            self.heads.append(query.shape[1])
+            self.heads.append(1)
         layer = self._numbers[module]
         if self.backend is not None:
             key = key.unsqueeze(1)
             self.backend.write(layer, key, key[..., :0])
-        return SparseQuery(layer, query, weights, module.index_topk)
+        return make_choice(layer)
 
     def _probe_layer(
         self,
@@ -236,7 +240,7 @@ def _run_indexer(config: Any, module: Any, *args: Any, **kwargs: Any) -> Any:
     hook = _hooks.get(config._attn_implementation)
     if hook is None:
         return run_indexer(module, *args, **kwargs)
-    return hook.index(module, *args[:3])
+    return hook.index(module, *args)
 
 
 def connect_ropes(model: PreTrainedModel) -> None:

@@ -20,7 +20,7 @@ from headrace.workers.attention.backend import (
 )
 from headrace.workers.attention.cache_dtype import CacheDtype, choose_cache_dtype
 from headrace.workers.attention.cached_heads import CachedHeads, make_cached_heads
-from headrace.workers.attention.sparse import SparseQuery
+from headrace.workers.attention.sparse import KeyChoice
 
 _MIN_PADDING_TO_SPLIT = 128  # tokens; below it another call costs more than the padding
 _MAX_SCORES = 16 * 1024 * 1024  # elements of scores at once, where they are computed explicitly
@@ -144,7 +144,7 @@ class SdpaBackend:
         return output.reshape(count, heads, -1)
 
     def _attend_sparsely(
-        self, layer: int, query: torch.Tensor, options: AttentionOptions, sparse: SparseQuery
+        self, layer: int, query: torch.Tensor, options: AttentionOptions, sparse: KeyChoice
     ) -> torch.Tensor:
         """Attend to the keys that an indexer chooses, each sequence by itself."""
         parts = []

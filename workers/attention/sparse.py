@@ -3,13 +3,14 @@
 The indexers of DeepSeek V3.2 ("DeepSeek-V3.2: Pushing the Frontier of Open Large Language Models",
 2025) and of models like it have queries, and a key for each token, of their own. A key's score is
 the weighted sum, over the indexer's heads, of the positive parts of its products with the queries.
+Those of MiniMax M3 choose blocks of keys, for each head of keys apart, by a block's best product.
 """
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -34,13 +35,69 @@ _LAYOUTS = {
 }
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class SparseQuery:
-    """What chooses the keys that rows attend to.
+_BLOCK_INDEXER = "MiniMaxM3VLIndexer"
+
+
+class KeyChoice(Protocol):
+    """What chooses the keys that a step's rows attend to.
 
     layer: the number of the cache's layer that holds the indexer's keys, as heads of one.
-    query: of the rows [rows, heads, dim]. weights: of the heads [rows, heads], float32.
     count: how many keys a row attends to.
+    """
+
+    @property
+    def layer(self) -> int: ...
+
+    @property
+    def count(self) -> int: ...
+
+    def choose(self, rows: slice, keys: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+        """Return which of the visible keys are attended to [rows, keys] or [kv_heads, rows, keys].
+
+        rows: of the step, all of one sequence. keys: of that sequence [keys, dim].
+        visible: for the rows [rows, keys].
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BlockChoice:
+    """Chooses blocks of block_size keys: the `local` last ones of a row and the best others.
+
+    query: of the rows [rows, kv_heads, dim]. blocks: how many are chosen.
+    """
+
+    layer: int
+    query: torch.Tensor
+    block_size: int
+    blocks: int
+    local: int
+
+    @property
+    def count(self) -> int:
+        return self.blocks * self.block_size
+
+    def choose(self, rows: slice, keys: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+        if keys.shape[0] <= self.count:
+            return visible
+        products = torch.einsum("qhd,kd->hqk", self.query[rows].float(), keys.float())
+        products.masked_fill_(~visible, float("-inf"))
+        missing = -keys.shape[0] % self.block_size
+        padded = torch.nn.functional.pad(products, (0, missing), value=float("-inf"))
+        best = padded.unflatten(-1, (-1, self.block_size)).amax(dim=-1)
+        own = (visible.sum(dim=-1, keepdim=True) - 1) // self.block_size
+        local = (own - torch.arange(self.local, device=own.device)).clamp_(min=0)
+        best.scatter_(-1, local.expand(len(best), -1, -1), float("inf"))
+        chosen = best.topk(self.blocks, dim=-1).indices
+        mask = torch.zeros_like(best, dtype=torch.bool).scatter_(-1, chosen, True)
+        return mask.repeat_interleave(self.block_size, dim=-1)[..., : keys.shape[0]] & visible
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SparseQuery:
+    """Chooses the keys with the best scores.
+
+    query: of the rows [rows, heads, dim]. weights: of the heads [rows, heads], float32.
     """
 
     layer: int
@@ -103,7 +160,7 @@ def run_indexer(module: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
     Raises ModelUnsupported if it scores keys in another way than `index_rows`.
     """
     chosen: torch.Tensor = type(module).forward(module, *args, **kwargs)
-    if not _ties.by_position:
+    if not _ties.by_position or type(module).__name__ == _BLOCK_INDEXER:
         return chosen
     hidden, compressed, tables, mask = args[:4]
     query, keys, weights = index_rows(module, hidden, compressed, tables)
@@ -120,7 +177,36 @@ def run_indexer(module: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
 
 def find_indexers(model: torch.nn.Module) -> list[torch.nn.Module]:
     """Return the modules that choose keys."""
-    return [module for module in model.modules() if type(module).__name__ in _LAYOUTS]
+    names = {*_LAYOUTS, _BLOCK_INDEXER}
+    return [module for module in model.modules() if type(module).__name__ in names]
+
+
+def start_choice(module: Any, *args: Any) -> tuple[torch.Tensor, Callable[[int], KeyChoice]]:
+    """Compute an indexer's keys [rows, dim], and what makes the choice, of the number of the
+    cache's layer for these keys.
+
+    args: of the indexer's forward pass.
+    """
+    if type(module).__name__ == _BLOCK_INDEXER:
+        hidden, tables = args[:2]
+        query, key = _block_rows(module, hidden, tables)
+        sizes = (module.block_size, module.topk_blocks, module.local_blocks)
+        return key, lambda layer: BlockChoice(layer, query, *sizes)
+    query, key, weights = index_rows(module, *args[:3])
+    return key, lambda layer: SparseQuery(layer, query, weights, module.index_topk)
+
+
+def _block_rows(
+    module: Any, hidden: torch.Tensor, tables: tuple[torch.Tensor, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute queries [rows, heads, dim] and keys [rows, dim] of an indexer of blocks."""
+    size = module.head_dim
+    query = module.q_norm(module.q_proj(hidden).unflatten(-1, (-1, size)))
+    key = module.k_norm(module.k_proj(hidden).unflatten(-1, (1, size)))
+    rotate = sys.modules[type(module).__module__].apply_rotary_pos_emb
+    cosines, sines = (table[..., :size] for table in tables)
+    query, key = rotate(query, key, cosines, sines, unsqueeze_dim=2)
+    return query[0], key[0, :, 0]
 
 
 def index_rows(

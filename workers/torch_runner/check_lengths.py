@@ -5,6 +5,7 @@ scores are scaled by position, frequencies switch, keys are chosen. No shorter s
 error there.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, cast
@@ -115,6 +116,16 @@ def _first_of_each_kind(model: PreTrainedModel, layers: torch.nn.ModuleList) -> 
     return count
 
 
+def _shrink_blocks(owner: Any, largest: int, stack: ExitStack) -> None:
+    """Make the blocks that an indexer chooses from small, if it chooses more than enough keys."""
+    names = {"block_size": _SMALL // 4, "topk_blocks": 3}
+    values = [getattr(owner, name, None) for name in names]
+    if all(isinstance(value, int) for value in values) and math.prod(values) > largest:
+        for (name, small), value in zip(names.items(), values, strict=True):
+            setattr(owner, name, small)
+            stack.callback(setattr, owner, name, value)
+
+
 def _shrink_numbers(model: PreTrainedModel, largest: int, stack: ExitStack) -> None:
     owners: dict[int, Any] = {}
     for module in model.modules():
@@ -126,6 +137,7 @@ def _shrink_numbers(model: PreTrainedModel, largest: int, stack: ExitStack) -> N
             if isinstance(value, int | float) and value > largest:
                 setattr(owner, name, _SMALL)
                 stack.callback(setattr, owner, name, value)
+        _shrink_blocks(owner, largest, stack)
         ropes = getattr(owner, "rope_parameters", None)
         for rope in _mappings(ropes) if isinstance(ropes, dict) else ():
             if rope.get("rope_type") == "longrope" and rope[_ORIGINAL] > largest:

@@ -82,6 +82,10 @@ LONG: dict[str, Any] = {
         "original_max_position_embeddings": 26,
     },
 }
+FAR: dict[str, Any] = {
+    "original_max_position_embeddings": 4096,
+    "rope_parameters": {**LONG["rope_parameters"], "original_max_position_embeddings": 4096},
+}
 FALCON: dict[str, Any] = {"new_decoder_architecture": False, "bias": True}
 # name: (configuration, model class, options that differ from the common ones)
 KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -118,6 +122,23 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "glm_moe_dsa": ("GlmMoeDsaConfig", "GlmMoeDsaForCausalLM", SPARSE),
     "hy_v4": ("HYV4Config", "HYV4ForCausalLM", SPARSE),
     "axk2": ("AXK2Config", "AXK2ForCausalLM", SPARSE),
+    "minimax_m3": (
+        "MiniMaxM3VLTextConfig",
+        "MiniMaxM3VLForCausalLM",
+        {
+            **EXPERTS,
+            "head_dim": 8,
+            "rotary_dim": 4,
+            "index_n_heads": 2,
+            "index_head_dim": 8,
+            "index_block_size": 4,
+            "index_topk_blocks": 3,
+            "index_local_blocks": 1,
+            "dense_intermediate_size": 64,
+            "shared_intermediate_size": 32,
+            "layer_types": ["full_attention", "minimax_m3_sparse"],
+        },
+    ),
     "granite_swa": ("GraniteSWAConfig", "GraniteSWAForCausalLM", {"sliding_window": 10}),
     "mimo_v2_flash": (
         "MiMoV2FlashConfig",
@@ -238,6 +259,11 @@ def break_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(path, lambda query, rows, keys, visible: visible)
 
 
+def break_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = "headrace.workers.attention.sparse.BlockChoice.choose"
+    monkeypatch.setattr(path, lambda query, rows, keys, visible: visible)
+
+
 def break_switch(monkeypatch: pytest.MonkeyPatch) -> None:
     path = "headrace.workers.torch_runner.model_runner.long_rows"
     monkeypatch.setattr(path, lambda batch, switch_length: None)
@@ -254,7 +280,10 @@ def break_switch(monkeypatch: pytest.MonkeyPatch) -> None:
         ("llama4", break_chunks, {"attention_chunk_size": 8192, "floor_scale": 9000}),
         ("deepseek_v32", break_choice, {"index_topk": 100}),
         ("deepseek_v32", break_choice, {"index_topk": 2048}),
+        ("minimax_m3", break_blocks, {}),
+        ("minimax_m3", break_blocks, {"index_block_size": 128, "index_topk_blocks": 16}),
         ("phi3 with longrope", break_switch, {}),
+        ("phi3 with longrope", break_switch, FAR),
     ],
 )
 def test_the_self_check_finds_faults_of_long_texts(
