@@ -24,6 +24,7 @@ from headrace.workers.attention.backend import (
 )
 from headrace.workers.attention.older_models import connect_older_layers
 from headrace.workers.attention.pass_options import PassOptions
+from headrace.workers.attention.refusals import check_call, check_parts, failures_in_one_line
 from headrace.workers.attention.rope_switch import switching_modules, tables_by_row
 from headrace.workers.attention.sparse import KeyChoice, find_indexers, run_indexer, start_choice
 from headrace.workers.errors import ModelUnsupported
@@ -31,12 +32,6 @@ from headrace.workers.errors import ModelUnsupported
 _PREFIX = "headrace_paged_"
 _numbers = itertools.count()
 _hooks: "weakref.WeakValueDictionary[str, AttentionHook]" = weakref.WeakValueDictionary()
-_OBSTACLES = {
-    "DeepseekV4HCACompressor": "attends to compressed keys of many tokens",
-    "DeepseekV4CSACompressor": "attends to compressed keys of many tokens",
-    "InklingRelativeLogits": "computes biases of scores from each query",
-}
-_HARMLESS_TENSORS = frozenset({"position_ids", "cache_position"})
 
 
 class AttentionHook:
@@ -73,7 +68,7 @@ class AttentionHook:
         Raises ModelUnsupported if no layer calls this hook, or if one needs what paged attention
         lacks.
         """
-        _check_parts(model)
+        check_parts(model)
         connect_older_layers(model, _PREFIX)
         connect_indexers(model)
         connect_ropes(model)
@@ -147,7 +142,7 @@ class AttentionHook:
                 raise ModelUnsupported("its attention is not causal")
             if not reads_source:
                 mask = None if PassOptions.gives_mask(module) else attention_mask
-                _check_call(query, key, mask, others)
+                check_call(query, key, mask, others)
             return self._probe_layer(module, query, key, value, options), None
         layer = self._numbers[module]
         rows_query = query[0].transpose(0, 1)
@@ -215,21 +210,6 @@ def _register(hook: AttentionHook) -> None:
     _hooks[hook.name] = hook
 
 
-@contextmanager
-def failures_in_one_line(model: PreTrainedModel, step: str) -> Iterator[None]:
-    """Raise ModelUnsupported for what a model raises that cannot do with a paged attention.
-
-    step: what is being done, for the operator.
-    """
-    try:
-        yield
-    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
-        first_line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelUnsupported(
-            f"{type(model).__name__} fails in its {step}: {first_line}"
-        ) from error
-
-
 def connect_indexers(model: PreTrainedModel) -> None:
     """Let a model's indexers choose keys of the paged cache while its attention is a paged one."""
     for module in find_indexers(model):
@@ -290,32 +270,6 @@ def _is_cross_attention(module: torch.nn.Module) -> bool:
     """Return whether a decoder's layer attends to an encoder's vectors, by the names of
     transformers' models."""
     return bool(getattr(module, "is_decoder", False)) and not getattr(module, "is_causal", True)
-
-
-def _check_parts(model: PreTrainedModel) -> None:
-    """Raises ModelUnsupported for models whose layers attend to more than the tokens' own keys."""
-    for module in model.modules():
-        obstacle = _OBSTACLES.get(type(module).__name__)
-        if obstacle is not None:
-            raise ModelUnsupported(
-                f"{type(model).__name__} {obstacle}, which paged attention lacks"
-            )
-
-
-def _check_call(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    others: dict[str, Any],
-) -> None:
-    """Check for plain self-attention; raises ModelUnsupported for any other."""
-    if query.shape[2] != key.shape[2]:
-        raise ModelUnsupported("it attends to something other than its own tokens")
-    if attention_mask is not None:
-        raise ModelUnsupported("its attention needs a mask of its own")
-    for name, value in others.items():
-        if isinstance(value, torch.Tensor) and name not in _HARMLESS_TENSORS:
-            raise ModelUnsupported(f"its attention needs {name}, which paged attention lacks")
 
 
 def vocab_rows(model: PreTrainedModel) -> int:

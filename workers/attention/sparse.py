@@ -35,6 +35,7 @@ _LAYOUTS = {
 }
 
 
+_MAX_PRODUCTS = 16 * 1024 * 1024  # numbers at once, of many rows with many keys
 _BLOCK_INDEXER = "MiniMaxM3VLIndexer"
 
 
@@ -80,8 +81,8 @@ class BlockChoice:
     def choose(self, rows: slice, keys: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
         if keys.shape[0] <= self.count:
             return visible
-        products = torch.einsum("qhd,kd->hqk", self.query[rows].float(), keys.float())
-        products.masked_fill_(~visible, float("-inf"))
+        query = self.query[rows].float().transpose(0, 1)
+        products = torch.matmul(query, keys.float().t()).masked_fill_(~visible, float("-inf"))
         missing = -keys.shape[0] % self.block_size
         padded = torch.nn.functional.pad(products, (0, missing), value=float("-inf"))
         best = padded.unflatten(-1, (-1, self.block_size)).amax(dim=-1)
@@ -120,8 +121,14 @@ class SparseQuery:
 
 def _scores(query: torch.Tensor, keys: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Return the keys' scores [rows, keys]."""
-    products = torch.einsum("qhd,kd->qhk", query, keys).relu_()
-    return torch.einsum("qhk,qh->qk", products, weights)
+    rows, heads, _ = query.shape
+    step = max(1, _MAX_PRODUCTS // (heads * len(keys)))
+    scores = query.new_empty((rows, len(keys)))
+    for first in range(0, rows, step):
+        part = slice(first, first + step)
+        products = torch.einsum("qhd,kd->qhk", query[part], keys).relu_()
+        scores[part] = torch.bmm(weights[part].unsqueeze(1), products).squeeze(1)
+    return scores
 
 
 def _best(scores: torch.Tensor, count: int) -> torch.Tensor:

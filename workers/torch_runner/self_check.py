@@ -17,8 +17,9 @@ from transformers.modeling_utils import PreTrainedModel
 from headrace.protocol.sampling import SamplingParams
 from headrace.protocol.to_worker import Generate
 from headrace.workers.attention.backend import AttentionBatch
-from headrace.workers.attention.hook import AttentionHook, attention_of, failures_in_one_line
+from headrace.workers.attention.hook import AttentionHook, attention_of
 from headrace.workers.attention.older_models import reference_attention
+from headrace.workers.attention.refusals import failures_in_one_line
 from headrace.workers.attention.sparse import ties_by_position
 from headrace.workers.errors import ModelUnsupported
 from headrace.workers.sampling.batch import flatten

@@ -122,6 +122,22 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "glm_moe_dsa": ("GlmMoeDsaConfig", "GlmMoeDsaForCausalLM", SPARSE),
     "hy_v4": ("HYV4Config", "HYV4ForCausalLM", SPARSE),
     "axk2": ("AXK2Config", "AXK2ForCausalLM", SPARSE),
+    "dots3_note": (
+        "Dots3NoteTextConfig",
+        "Dots3NoteForCausalLM",
+        {
+            **SPARSE,
+            **{f"swa_{name}": value for name, value in LATENT.items() if "rope_head" not in name},
+            "head_dim": 20,
+            "swa_num_attention_heads": 4,
+            "swa_head_dim": 20,
+            "swa_qk_nope_head_dim": 12,
+            "sliding_window": 10,
+            "n_shared_experts": 1,
+            "shared_experts_intermediate_size": 32,
+            "layer_types": ["indexed_attention", "sliding_attention"],
+        },
+    ),
     "minimax_m3": (
         "MiniMaxM3VLTextConfig",
         "MiniMaxM3VLForCausalLM",
