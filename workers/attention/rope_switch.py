@@ -24,30 +24,37 @@ def long_rows(batch: AttentionBatch, switch_length: int) -> list[bool] | None:
 
 
 def switching_modules(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
-    """Yield the modules whose frequencies switch."""
-    for module in model.modules():
-        kinds = getattr(module, "rope_type", None)
-        if "longrope" in (kinds.values() if isinstance(kinds, dict) else (kinds,)):
-            yield module
+    """Return the modules whose frequencies switch."""
+    return filter(is_switching, model.modules())
+
+
+def is_switching(module: torch.nn.Module) -> bool:
+    """Return whether a module's frequencies, or some of them, follow the longest sequence."""
+    kinds = getattr(module, "rope_type", None)
+    return "longrope" in (kinds.values() if isinstance(kinds, dict) else (kinds,))
 
 
 def tables_by_row(
-    module: Any, is_long: torch.Tensor, x: torch.Tensor, position_ids: torch.Tensor, **options: Any
+    module: Any,
+    is_long: torch.Tensor,
+    x: torch.Tensor,
+    position_ids: torch.Tensor,
+    layer_type: str | None = None,
 ) -> tuple[torch.Tensor, ...]:
     """Compute cosines and sines [1, rows, width], those of short and of long sequences each.
 
-    is_long: of each row [rows]. position_ids: [1, rows].
+    is_long: of each row [rows]. position_ids: [1, rows]. layer_type: of a module that has tables
+    of several kinds.
     """
     forward: Callable[..., tuple[torch.Tensor, ...]] = type(module).forward
-    kind = options.get("layer_type")
     parameters = module.config.rope_parameters
-    switch_length = (parameters if kind is None else parameters[kind]).get(
-        "original_max_position_embeddings", 0
-    )
+    kind = () if layer_type is None else (layer_type,)
+    own = parameters if layer_type is None else parameters[layer_type]
     # The largest position decides: one more row makes it a long one, and zeros a short one.
-    more = torch.nn.functional.pad(position_ids, (0, 1), value=switch_length)
-    long = forward(module, x, more, **options)
-    short = forward(module, x, position_ids.masked_fill(is_long, 0), **options)
+    beyond = own.get("original_max_position_embeddings", 0)
+    more = torch.nn.functional.pad(position_ids, (0, 1), value=beyond)
+    long = forward(module, x, more, *kind)
+    short = forward(module, x, position_ids.masked_fill(is_long, 0), *kind)
     chosen = is_long[None, :, None]
     return tuple(
         torch.where(chosen, table[:, :-1], other) for table, other in zip(long, short, strict=True)

@@ -85,7 +85,7 @@ class BlockChoice:
         products = torch.matmul(query, keys.float().t()).masked_fill_(~visible, float("-inf"))
         missing = -keys.shape[0] % self.block_size
         padded = torch.nn.functional.pad(products, (0, missing), value=float("-inf"))
-        best = padded.unflatten(-1, (-1, self.block_size)).amax(dim=-1)
+        best = padded.view(*padded.shape[:2], -1, self.block_size).amax(dim=-1)
         own = (visible.sum(dim=-1, keepdim=True) - 1) // self.block_size
         local = (own - torch.arange(self.local, device=own.device)).clamp_(min=0)
         best.scatter_(-1, local.expand(len(best), -1, -1), float("inf"))

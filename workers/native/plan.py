@@ -10,13 +10,14 @@ from torch import nn
 from headrace.protocol.common.context_length import context_length
 from headrace.protocol.config import Quantization
 from headrace.workers.attention.backend import KVLayerShape
+from headrace.workers.attention.rope_switch import is_switching
 from headrace.workers.lora.adapter_files import LinearShape
 from headrace.workers.native.capturing.capture import capture
 from headrace.workers.native.capturing.forward_pass import ForwardPass, compute_logits
 from headrace.workers.native.graph import NotStatic, TableCall
 from headrace.workers.native.instructions import Lowered
 from headrace.workers.native.lower import lower
-from headrace.workers.native.position_tables import PositionTables, find_rotary, is_switching
+from headrace.workers.native.position_tables import PositionTables, find_rotary
 from headrace.workers.native.rewrite import rewrite
 
 if TYPE_CHECKING:  # a program from the cache needs no transformers

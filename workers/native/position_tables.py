@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from headrace.workers.attention.rope_switch import is_switching
 from headrace.workers.native.graph import TableCall
 
 _CHUNK = 4096  # positions that are compared at a time
@@ -85,14 +86,9 @@ def find_rotary(call: TableCall, length: int) -> RotaryTables | None:
     return None
 
 
-def is_switching(module: torch.nn.Module) -> bool:
-    """Return whether a module's frequencies follow the length of the longest sequence."""
-    return getattr(module, "rope_type", None) == "longrope"
-
-
 def _switching_candidates(call: TableCall, cosines: torch.Tensor) -> Iterator[RotaryTables]:
     module: Any = call.module
-    if not is_switching(module):
+    if not is_switching(module) or isinstance(module.rope_type, dict):
         return
     switch_length = module.config.rope_parameters["original_max_position_embeddings"]
     compute_tables(call, torch.tensor([[switch_length]]))  # the module finds the long ones

@@ -119,7 +119,7 @@ def _first_of_each_kind(model: PreTrainedModel, layers: torch.nn.ModuleList) -> 
 def _shrink_blocks(owner: Any, largest: int, stack: ExitStack) -> None:
     """Make the blocks that an indexer chooses from small, if it chooses more than enough keys."""
     names = {"block_size": _SMALL // 4, "topk_blocks": 3}
-    values = [getattr(owner, name, None) for name in names]
+    values: list[Any] = [getattr(owner, name, None) for name in names]
     if all(isinstance(value, int) for value in values) and math.prod(values) > largest:
         for (name, small), value in zip(names.items(), values, strict=True):
             setattr(owner, name, small)

@@ -12,6 +12,7 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
+from headrace.protocol.common.context_length import switch_length
 from headrace.workers.attention import sparse
 from headrace.workers.attention.backend import KVLayerShape
 from headrace.workers.attention.hook import AttentionHook, attention_of, vocab_rows
@@ -163,6 +164,28 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "phi3 with longrope": ("Phi3Config", "Phi3ForCausalLM", LONG),
 }
+KINDS["phimoe with longrope"] = (
+    "PhimoeConfig",
+    "PhimoeForCausalLM",
+    {
+        "num_local_experts": 4,
+        "rope_parameters": {**LONG["rope_parameters"], "short_mscale": 1.1, "long_mscale": 1.3},
+        "original_max_position_embeddings": 26,
+    },
+)
+KINDS["gemma3 with longrope"] = (
+    "Gemma3TextConfig",
+    "Gemma3ForCausalLM",
+    {
+        "head_dim": 8,
+        "sliding_window": 10,
+        "layer_types": ["full_attention", "sliding_attention"],
+        "rope_parameters": {
+            "full_attention": LONG["rope_parameters"],
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+        },
+    },
+)
 COMPILED = {"gpt_neo", "granite_swa", "mimo_v2_flash", "phi3 with longrope"}
 
 
@@ -199,7 +222,7 @@ def check_text(model: PreTrainedModel, prompt: list[int], tokens: list[int]) -> 
     One pass over all of the text tells that, but where its length changes its first tokens, too.
     """
     text = torch.tensor([prompt + tokens])
-    switches = type(model).__name__.startswith("Phi3")
+    switches = switch_length(model.config.to_dict()) is not None
     with attention_of(model, "sdpa" if "Falcon" in type(model).__name__ else "eager"):
         ends = range(len(prompt), text.shape[1])
         if switches:
@@ -241,7 +264,7 @@ def test_programs_compute_them_or_refuse(name: str) -> None:
         assert name not in COMPILED
         return
     assert name in COMPILED
-    sizes = {"max_model_len": 200, "num_blocks": 40, "block_size": 16}
+    sizes: dict[str, Any] = {"max_model_len": 200, "num_blocks": 40, "block_size": 16}
     check_texts(model, NativeRunner(compiled, vocab_size=vocab_rows(model), **sizes))
 
 
@@ -249,7 +272,7 @@ def checked(model: PreTrainedModel, max_model_len: int = 200) -> None:
     hook = probed(model)
 
     def make_runner(num_blocks: int) -> ModelRunner:
-        sizes = {"num_blocks": num_blocks, "block_size": 8}
+        sizes: dict[str, Any] = {"num_blocks": num_blocks, "block_size": 8}
         return ModelRunner(model, hook, max_model_len=max_model_len, **sizes)
 
     check_model(model, make_runner, max_model_len, 8, hook=hook)
