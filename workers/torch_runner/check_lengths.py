@@ -89,7 +89,7 @@ def small_numbers(model: PreTrainedModel, largest: int) -> Iterator[None]:
 def _find_layers(
     model: PreTrainedModel,
 ) -> tuple[torch.nn.Module, str, torch.nn.ModuleList] | None:
-    count = model.config.get_text_config(decoder=True).num_hidden_layers
+    count = getattr(model.config.get_text_config(decoder=True), "num_hidden_layers", None)
     for parent in model.modules():
         for name, child in parent.named_children():
             if isinstance(child, torch.nn.ModuleList) and len(child) == count:

@@ -129,8 +129,11 @@ def _check_few_layers(
         largest = max([_CHECKED, *affordable])
         with small_numbers(model, largest), attention_of(model, hook.name):
             few = AttentionHook()
-            with torch.inference_mode():
-                few.probe(model)
+            try:
+                with torch.inference_mode():
+                    few.probe(model)
+            except ModelUnsupported:  # it needs all of its layers, with which it was probed before
+                return
 
             def make_runner(num_blocks: int) -> PagedForward:
                 return ModelRunner(
