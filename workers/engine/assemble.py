@@ -67,6 +67,7 @@ def assemble_engine(
         max_loras=None if adapters is None else max_loras,
         slots=slots,
         states=states,
+        switch_length=runner.switch_length,
     )
     if adapters is not None:
         runner.use_adapters(adapters)

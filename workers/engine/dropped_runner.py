@@ -15,6 +15,7 @@ class DroppedRunner(StepwiseRunner):
         self.num_blocks = runner.num_blocks
         self.block_size = runner.block_size
         self.num_state_slots = runner.num_state_slots
+        self.switch_length = runner.switch_length
         self.default_step_tokens = runner.default_step_tokens
         self.overlaps = runner.overlaps
         self._cache_dtype = runner.cache_dtype
