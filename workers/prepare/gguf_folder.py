@@ -36,6 +36,7 @@ def write_gguf_folder(source: Path, output: Path) -> None:
 
     Raises GGUFError if a file cannot be served.
     """
+    output.mkdir(exist_ok=True)
     files = split_parts(source)
     headers = [_checked_header(file) for file in files]
     _write_pooling(headers[0], output)
@@ -86,7 +87,7 @@ def make_model(
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     model.config.architectures = [type(model).__name__]
-    ends = vocabulary.ends
+    ends = vocabulary.ends[0] if len(vocabulary.ends) == 1 else vocabulary.ends or None
     model.config.eos_token_id = model.generation_config.eos_token_id = ends
     model.generation_config.bos_token_id = vocabulary.special.get("bos")
     model.generation_config.pad_token_id = vocabulary.special.get("pad")

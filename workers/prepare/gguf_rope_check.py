@@ -21,7 +21,7 @@ _SCALING = "attention_scaling"
 _TOLERANCE = 1e-4
 # Of yarn the converter's models round where the ramp begins and ends, but for gpt-oss'.
 _UNROUNDED = "gpt-oss"
-_UNSCALED_WINDOWS = ("gemma3", "gemma3n", "olmo2")
+_UNSCALED_WINDOWS = ("gemma3", "gemma3n", "gemma4", "olmo2")
 
 
 def check_rope(model: Any, facts: ModelFacts, factors: RopeFactors) -> None:
@@ -45,7 +45,7 @@ def _compare(made: Any, name: str, expected: tuple[Frequencies, float]) -> None:
     scale = getattr(made, name.replace(_BUFFER, _SCALING), 1.0)
     frequencies, attention = expected
     same = found.shape == frequencies.shape
-    if not same or not np.allclose(found, frequencies, rtol=_TOLERANCE, atol=0):
+    if not same or not np.allclose(found, frequencies, rtol=_TOLERANCE, atol=1e-15):
         raise GGUFError(f"rotates by other frequencies than {type(made).__name__} computes")
     if not math.isclose(scale, attention, rel_tol=_TOLERANCE):
         raise GGUFError(f"scales rotated numbers by {attention:.4f}, its model by {scale:.4f}")
@@ -59,7 +59,8 @@ def expected_rope(
     count = facts.get("rope.dimension_count") or _head_size(facts)
     unscaled = in_window and facts.architecture in _UNSCALED_WINDOWS
     if in_window:
-        default = 10000.0 if facts.architecture.startswith("gemma3") else base
+        default = 10000.0 if facts.architecture.startswith("gemma") else base
+        count = facts.get("rope.dimension_count_swa", count)
         base = float(facts.get("rope.freq_base_swa", default))
     plain = base ** (-2.0 * np.arange(count // 2) / count)
     if unscaled:

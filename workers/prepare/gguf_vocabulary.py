@@ -1,7 +1,7 @@
 """Read the vocabulary of a GGUF file, and which tokens end an answer there."""
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,18 +98,22 @@ def read_vocabulary(file: Path, header: GGUFHeader) -> Vocabulary:
         scores=[float(score) for score in arrays["scores"]],
         merges=list(arrays["merges"]),
         special=special,
-        ends=end_tokens(numbers, special),
+        ends=end_tokens(numbers, special, types),
         options=options,
         templates=_templates(metadata),
     )
 
 
-def end_tokens(numbers: Mapping[str, int], special: Mapping[str, int]) -> list[int]:
+def end_tokens(
+    numbers: Mapping[str, int], special: Mapping[str, int], types: Sequence[int]
+) -> list[int]:
     """Return the tokens that end an answer, the file's own end first.
 
-    numbers: of tokens by their texts. special: by their roles.
+    numbers: of tokens by their texts. special: by their roles. types: of all tokens.
     """
     texts = {text for text in _ENDS if text in numbers}
+    if "</s>" in texts and types[numbers["</s>"]] == NORMAL:
+        texts.remove("</s>")  # it is a tag of HTML
     found = {numbers[text] for text in texts}
     for role, names in _FILL.items():
         by_text = [numbers[name] for name in names if name in numbers]

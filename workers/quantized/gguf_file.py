@@ -108,8 +108,9 @@ class GGUFWeights:
         if place.part is not None:
             return self._read_experts(places, dtype)
         packed = self._joined(places)
-        if packed is None or place.view is not None or place.transposed or place.added:
-            if place.view is None or packed is None:
+        is_plain = place.view is not None or len(place.shape) < 2
+        if packed is None or is_plain or place.transposed or place.added:
+            if not is_plain or packed is None:
                 self._count(places, f"in {place.type}")
             return self._plain(places, packed).to(dtype)
         return packed

@@ -40,6 +40,8 @@ def _deepseek(facts: ModelFacts, factors: RopeFactors) -> Values:
 
 def _dense(facts: ModelFacts) -> Values:
     """Return what makes no layer have experts."""
+    for key in ("leading_dense_block_count", "expert_feed_forward_length", "expert_used_count"):
+        facts.get(key)
     return {"first_k_dense_replace": facts.layers}
 
 

@@ -9,10 +9,9 @@ from headrace.workers.prepare.gguf_models.values import Values, base, layer_eps,
 
 
 def _gpt2(facts: ModelFacts, _: RopeFactors) -> Values:
-    values = plain(facts)
     return {
-        **values,
-        "n_inner": values["intermediate_size"],
+        **plain(facts),
+        "n_inner": facts.rows("ffn_up.weight"),
         "layer_norm_epsilon": layer_eps(facts),
         "n_positions": facts.rows("position_embd.weight"),
     }
@@ -26,14 +25,14 @@ def _bloom(facts: ModelFacts, _: RopeFactors) -> Values:
 
 def _falcon(facts: ModelFacts, factors: RopeFactors) -> Values:
     values = base(facts, factors)
-    several = facts.has("attn_norm_2.weight")
-    shared = values["num_key_value_heads"] == 1
+    groups = values["num_key_value_heads"]
     del values["head_dim"]  # transformers derives it
     return {
         **values,
-        "new_decoder_architecture": several,
-        "multi_query": shared,
-        "num_kv_heads": values["num_key_value_heads"],
+        "new_decoder_architecture": groups not in (1, values["num_attention_heads"]),
+        "num_ln_in_parallel_attn": 2 if facts.has("attn_norm_2.weight") else 1,
+        "multi_query": groups == 1,
+        "num_kv_heads": groups,
         "parallel_attn": True,
         "alibi": False,
         "bias": facts.has("attn_qkv.bias"),
@@ -131,7 +130,7 @@ _NEOX_LAYER: Names = {**_NEOX, "attn_output": "attention.dense"}
 _NEOX_OUTER: Names = {
     "token_embd": "gpt_neox.embed_in",
     "output_norm": "gpt_neox.final_layer_norm",
-    "output": "embed_out",
+    "output": "lm_head",
 }
 _MPT: Names = {
     "attn_norm": "norm_1",

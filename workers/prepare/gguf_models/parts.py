@@ -48,8 +48,8 @@ PAIRED: Names = {
 
 def expert_names(mlp: str = "mlp", router: str = "mlp.gate", **options: Any) -> Names:
     """Return names of experts and of what chooses them. mlp: of the module that has both."""
-    joined = f"{mlp}.experts.gate_up_proj"
-    down = f"{mlp}.experts.down_proj"
+    start = f"{mlp}." if mlp else ""
+    joined, down = f"{start}experts.gate_up_proj", f"{start}experts.down_proj"
     return {
         "ffn_gate_inp": router,
         "ffn_gate_exps.weight": Target(joined, part="gate", **options),

@@ -27,7 +27,7 @@ from headrace.workers.prepare.gguf_models.values import (
     has_shared,
     is_sigmoid,
     plain,
-    routed_experts,
+    grouping,
     token_ids,
 )
 
@@ -148,6 +148,7 @@ def _granite_hybrid(facts: ModelFacts, factors: RopeFactors) -> Values:
         values |= experts(facts, "num_local_experts", "intermediate_size")
         shared = facts.tensor("ffn_down_shexp.weight").shape[1] if has_shared(facts) else 0
     else:
+        facts.get("expert_used_count")
         values |= {"num_local_experts": 0, "num_experts_per_tok": 0}
         shared = facts.tensor("ffn_down.weight").shape[1]
     return {
@@ -208,10 +209,7 @@ def _nemotron_h(facts: ModelFacts, _: RopeFactors) -> Values:
     size = facts.get("attention.key_length")
     if facts.has("ffn_down.weight"):
         width = facts.tensor("ffn_down.weight").shape[1]
-    more = routed_experts(facts) if "moe" in kinds else {}
-    if more:
-        more["moe_shared_expert_intermediate_size"] = facts.tensor("ffn_down_shexp.weight").shape[1]
-        more["n_shared_experts"] = 1
+    more = _experts_of_layers(facts) if "moe" in kinds else {}
     return {
         **values,
         **more,
@@ -224,6 +222,15 @@ def _nemotron_h(facts: ModelFacts, _: RopeFactors) -> Values:
         "conv_kernel": facts.need("ssm.conv_kernel"),
         "use_conv_bias": facts.has("ssm_conv1d.bias"),
         "expand": inner // values["hidden_size"],
+    }
+
+
+def _experts_of_layers(facts: ModelFacts) -> Values:
+    return {
+        **experts(facts, "n_routed_experts"),
+        **grouping(facts),
+        "moe_shared_expert_intermediate_size": facts.tensor("ffn_down_shexp.weight").shape[1],
+        "n_shared_experts": 1,
     }
 
 
@@ -316,6 +323,7 @@ _NEXT: Names = {
     **_DELTA,
     "attn_qkv": Target(f"{_LINEAR}.in_proj_qkvz", rows=_joined_delta),
     "attn_gate": Target(f"{_LINEAR}.in_proj_qkvz", rows=_joined_delta, position=1),
+    "ssm_in": f"{_LINEAR}.in_proj_qkvz",  # of older files
     "ssm_ba": f"{_LINEAR}.in_proj_ba",
     "ssm_a": Target(f"{_LINEAR}.A_log", **_DECAY),
     "ssm_dt.bias": f"{_LINEAR}.dt_bias",

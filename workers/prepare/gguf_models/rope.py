@@ -15,6 +15,11 @@ from headrace.workers.prepare.gguf_models.facts import ModelFacts
 
 Factors = npt.NDArray[np.float64]
 _BASE = 10000.0  # llama.cpp's, where a file has none
+# Architectures of which transformers rotates a part unless it is told.
+_PARTIAL = {
+    "chatglm", "glm4", "glm4moe", "phi2", "stablelm", "nemotron", "gptneox", "granitehybrid",
+    "qwen3next", "qwen35", "qwen35moe", "minimax-m2",
+}  # fmt: skip
 # Bounds of wavelengths that models of the kind llama3 have: of low and high frequencies.
 _LLAMA3_BOUNDS = (1.0, 4.0)
 _LLAMA3_LENGTHS = (8192, 4096, 2048, 16384, 32768, 64, 128)
@@ -41,7 +46,9 @@ def rope_parameters(facts: ModelFacts, factors: RopeFactors, head_dim: int) -> d
     rotated = facts.get("rope.dimension_count", head_dim)
     if not 0 < rotated <= head_dim:
         raise GGUFError(f"rotates {rotated} of {head_dim} numbers")
-    return {**found, "partial_rotary_factor": rotated / head_dim}
+    if rotated != head_dim or facts.architecture in _PARTIAL:
+        found["partial_rotary_factor"] = rotated / head_dim
+    return found
 
 
 def _scaling(facts: ModelFacts, factors: RopeFactors) -> dict[str, Any]:

@@ -33,6 +33,8 @@ def plain(facts: ModelFacts, _: Any = None) -> Values:
     Biases are there where the file has them.
     """
     refuse_other_kinds(facts)
+    for key in ("rope.dimension_count", "rope.freq_base"):
+        facts.get(key)  # which files of models without one have, too
     heads = facts.same("attention.head_count")
     values = {
         "vocab_size": facts.rows("token_embd.weight"),
@@ -46,8 +48,11 @@ def plain(facts: ModelFacts, _: Any = None) -> Values:
         "tie_word_embeddings": not facts.has("output.weight"),
         "attention_bias": facts.has("attn_q.bias"),
         "mlp_bias": facts.has("ffn_up.bias"),
-        **token_ids(facts),
     }
+    return {**_given(values), **token_ids(facts)}
+
+
+def _given(values: Values) -> Values:
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -123,9 +128,16 @@ def routed_experts(facts: ModelFacts) -> Values:
     return {
         **found,
         "n_shared_experts": shared // width,
+        **grouping(facts),
+        "first_k_dense_replace": dense_layers(facts),
+    }
+
+
+def grouping(facts: ModelFacts) -> Values:
+    """Return how experts are chosen by groups, and how their results are weighted."""
+    return {
         "n_group": facts.get("expert_group_count", 1) or 1,
         "topk_group": facts.get("expert_group_used_count", 1) or 1,
-        "first_k_dense_replace": dense_layers(facts),
         "norm_topk_prob": bool(facts.get("expert_weights_norm", False)),
         "routed_scaling_factor": facts.get("expert_weights_scale", 1.0) or 1.0,
     }
