@@ -1,12 +1,13 @@
 """Write a folder in Hugging Face layout for a GGUF file: all but the weights, which stay there."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from headrace.protocol.common.gguf_reference import split_parts, write_reference
+from headrace.protocol.common.gguf_reference import FACTS, split_parts, write_reference
 from headrace.workers.prepare.gguf_bert import (
     BERT,
     bert_config,
@@ -21,8 +22,14 @@ from headrace.workers.prepare.gguf_models.rope import RopeFactors
 from headrace.workers.prepare.gguf_models.targets import Architecture
 from headrace.workers.prepare.gguf_places import place_tensors, tensor_bytes
 from headrace.workers.prepare.gguf_rope_check import check_rope
-from headrace.workers.prepare.gguf_tokenizer import write_tokenizer
-from headrace.workers.prepare.gguf_vocabulary import Vocabulary, read_vocabulary
+from headrace.workers.prepare.gguf_tokenizer import UNLIMITED, write_tokenizer
+from headrace.workers.prepare.gguf_vocabulary import (
+    CONTROL,
+    UNKNOWN,
+    USER_DEFINED,
+    Vocabulary,
+    read_vocabulary,
+)
 from headrace.workers.prepare.stages import Stages
 
 # How vectors of tokens become one, by llama.cpp's numbers; 0 is not at all.
@@ -62,8 +69,31 @@ def write_gguf_folder(source: Path, output: Path) -> None:
         check_decoding(files, headers)
         model.config.save_pretrained(output)
         model.generation_config.save_pretrained(output)
+        _write_facts(model.config, vocabulary, output)
     write_reference(output, files, tensors)
     stages.close()
+
+
+def _write_facts(config: Any, vocabulary: Vocabulary, output: Path) -> None:
+    """Write what frontends read of the configuration and the tokenizer.
+
+    transformers would make another tokenizer for some configurations.
+    """
+    folder = output / FACTS
+    folder.mkdir()
+    shutil.copyfile(output / "tokenizer.json", folder / "tokenizer.json")
+    special = vocabulary.special
+    roles = ("bos", "eos", "pad", "unk")
+    texts = {role: vocabulary.tokens[special[role]] if role in special else None for role in roles}
+    facts = {
+        "config": json.loads(config.to_json_string(use_diff=False)),
+        "special_tokens": {f"{role}_token": text for role, text in texts.items()},
+        "eos_token_id": special.get("eos"),
+        "model_max_length": UNLIMITED,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "added_tokens": dict(vocabulary.of_type(CONTROL, UNKNOWN, USER_DEFINED)),
+    }
+    (folder / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
 
 
 def make_model(
@@ -101,7 +131,9 @@ def _known_keys() -> set[str]:
     groups = [each for each in vars(Keys).values() if isinstance(each, type)]
     keys = [key for group in groups for key in vars(group).values() if isinstance(key, str)]
     start = "{arch}."
-    return {key.removeprefix(start) for key in keys if key.startswith(start)} | {"rope.scale_linear"}
+    return {key.removeprefix(start) for key in keys if key.startswith(start)} | {
+        "rope.scale_linear"
+    }
 
 
 def _rope_factors(files: list[Path], headers: list[GGUFHeader]) -> RopeFactors:

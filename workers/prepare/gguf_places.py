@@ -49,7 +49,9 @@ def place_tensors(
     return _with_shapes(entries, shapes, model)
 
 
-def _constants(architecture: Architecture, facts: ModelFacts, shapes: dict[str, Any]) -> list[Entry]:
+def _constants(
+    architecture: Architecture, facts: ModelFacts, shapes: dict[str, Any]
+) -> list[Entry]:
     """Return the places of parameters that lie in the metadata."""
     found = architecture.constants(facts) if architecture.constants else {}
     entries = []
@@ -157,9 +159,7 @@ def _check_complete(entries: Sequence[Entry], shapes: dict[str, Any], model: Any
         raise GGUFError(f"lacks {len(missing)} weights that its model needs: {_few(missing)}")
 
 
-def _with_shapes(
-    entries: Sequence[Entry], shapes: dict[str, Any], model: Any
-) -> list[Entry]:
+def _with_shapes(entries: Sequence[Entry], shapes: dict[str, Any], model: Any) -> list[Entry]:
     """Return the entries, with the model's shapes where files have the numbers in another.
 
     Those get the numbers themselves: only weights of linear layers and tables stay in blocks.

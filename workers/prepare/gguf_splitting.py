@@ -13,9 +13,7 @@ _SIGNS = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _LLAMA3 = rf"{_ENDINGS}|{_WORD}|\p{{N}}{{1,3}}|{_SIGNS}"
 _QWEN2 = rf"{_ENDINGS}|{_WORD}|\p{{N}}|{_SIGNS}"
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-_CASES = (
-    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+%s|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*%s"
-)
+_CASES = rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+%s|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*%s"
 _SLASHED = r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _GPT4O = rf"{_CASES % ((_ENDINGS + '?',) * 2)}|\p{{N}}{{1,3}}|{_SLASHED}"
 _TEKKEN = rf"{_CASES % ('', '')}|\p{{N}}|{_SLASHED}"
@@ -28,9 +26,7 @@ _DEEPSEEK3 = (
 _CODER = (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", r"[一-龥ࠀ-一가-퟿]+", r"\p{N}")
 _BLOOM = r" ?[^(\s|.,!?…。，、।۔،)]+"
 _DIGITS = (r"\p{N}", _GPT2)
-_SEED = (
-    rf"{_ENDINGS}|{_WORD}|\p{{N}}{{1}}| ?[^\s\p{{L}}\p{{N}}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+_SEED = rf"{_ENDINGS}|{_WORD}|\p{{N}}{{1}}| ?[^\s\p{{L}}\p{{N}}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+"
 _BAILING = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]"
     r"|\s+(?!\S)|\s+"
@@ -55,11 +51,14 @@ class Splitting:
     expressions: in the syntax of Oniguruma.
     whole_words: whether a word that is a token is not put together by merges.
     adds_bos: whether texts begin with a special token unless the file says otherwise.
+    composes: whether accents are first put together with their letters (NFC), as the models' own
+        tokenizers do, and llama.cpp does not.
     """
 
     expressions: tuple[str, ...]
     whole_words: bool = False
     adds_bos: bool = False
+    composes: bool = False
 
 
 def _of(names: str, *expressions: str, **options: bool) -> dict[str, Splitting]:
@@ -75,8 +74,9 @@ SPLITTINGS = {
     ),
     **_of("dbrx smaug-bpe chatglm-bpe", _LLAMA3),
     **_of("glm4 glm5", _LLAMA3, whole_words=True),
-    **_of("qwen2 deepseek-r1-qwen kormo stablelm2 megrez hunyuan solar-open grok-2", _QWEN2),
-    **_of("qwen35", _QWEN35),
+    **_of("qwen2 deepseek-r1-qwen", _QWEN2, composes=True),
+    **_of("kormo stablelm2 megrez hunyuan solar-open grok-2", _QWEN2),
+    **_of("qwen35", _QWEN35, composes=True),
     **_of("deepseek-v3 hunyuan-dense joyai-llm hy_v4", *_DEEPSEEK3),
     **_of("deepseek-coder", *_CODER),
     **_of("gpt-2 phi-2 gigachat a.x-4.0 mellum mpt olmo jais trillion granite-docling", _GPT2),

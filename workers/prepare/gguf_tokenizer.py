@@ -23,6 +23,7 @@ from headrace.workers.prepare.gguf_vocabulary import (
 )
 
 _BYTE_LEVEL = "gpt2"
+UNLIMITED = 10**30  # what transformers takes for no limit of a text's tokens
 _SPACE = "\u2581"  # SentencePiece's
 _MAX_MERGED = 64  # characters of a token that is put together
 _ROLES = ("bos", "eos", "unk", "pad", "sep", "mask")
@@ -47,7 +48,7 @@ def write_tokenizer(vocabulary: Vocabulary, output: Path) -> None:
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
-        "model_max_length": 10**30,  # transformers' "none"
+        "model_max_length": UNLIMITED,
         **special,
     }
     templates = vocabulary.templates
@@ -75,7 +76,7 @@ def _make(vocabulary: Vocabulary) -> tuple[Any, Splitting]:
 
 
 def _byte_level(vocabulary: Vocabulary, splitting: Splitting) -> Any:
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     numbers = {token: number for number, token in enumerate(vocabulary.tokens)}
     merges = [_pair(merge) for merge in vocabulary.merges]
@@ -86,6 +87,8 @@ def _byte_level(vocabulary: Vocabulary, splitting: Splitting) -> Any:
     ]
     model = models.BPE(vocab=numbers, merges=known, ignore_merges=splitting.whole_words)
     tokenizer = Tokenizer(model)
+    if splitting.composes:
+        tokenizer.normalizer = normalizers.NFC()
     splits: list[Any] = [
         pre_tokenizers.Split(Regex(each), "isolated") for each in splitting.expressions
     ]
@@ -156,43 +159,45 @@ def _add_special(tokenizer: Any, vocabulary: Vocabulary) -> None:
 
 
 def _set_ends(tokenizer: Any, vocabulary: Vocabulary, splitting: Splitting) -> None:
-    """Have texts begin and end with special tokens if the file says so."""
-    from tokenizers import processors
+    """Have texts begin and end with special tokens if the file says so.
 
-    bos, eos = vocabulary.special.get("bos"), vocabulary.special.get("eos")
-    begins = vocabulary.options.get("add_bos_token", splitting.adds_bos) and bos is not None
-    ends = vocabulary.options.get("add_eos_token", False) and eos is not None
-    if not begins and not ends:
+    The template is set as tokenizer.json has it, where tokens may have any text.
+    """
+    from tokenizers import Tokenizer, models
+
+    options = vocabulary.options
+    wanted = {
+        "bos": options.get("add_bos_token", splitting.adds_bos),
+        "eos": options.get("add_eos_token", False),
+    }
+    numbers = {
+        role: vocabulary.special.get(role) for role, is_wanted in wanted.items() if is_wanted
+    }
+    tokens = {
+        role: vocabulary.tokens[number] for role, number in numbers.items() if number is not None
+    }
+    if not tokens:
         return
-    first = [(vocabulary.tokens[bos], bos)] if begins and bos is not None else []
-    last = [(vocabulary.tokens[eos], eos)] if ends and eos is not None else []
-    single = [*(f"{_quoted(token)}:0" for token, _ in first), "$A:0"]
-    single += [f"{_quoted(token)}:0" for token, _ in last]
-    pair = [*single, *(each.replace(":0", ":1") for each in single)]
-    names = [{"id": token, "ids": [number], "tokens": [token]} for token, number in first + last]
-    state = {"type": "TemplateProcessing", "single": _pieces(single), "pair": _pieces(pair)}
-    state["special_tokens"] = {name["id"]: name for name in names}
-    value = json.loads(tokenizer.to_str())
-    value["post_processor"] = state
-    fresh = tokenizer.from_str(json.dumps(value))
-    tokenizer.post_processor = fresh.post_processor
-    assert processors is not None
+    state = json.loads(Tokenizer(models.BPE()).to_str())  # small, and read at once
+    state["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": _template(tokens, "A", 0),
+        "pair": _template(tokens, "A", 0) + _template(tokens, "B", 1),
+        "special_tokens": {
+            token: {"id": token, "ids": [numbers[role]], "tokens": [token]}
+            for role, token in tokens.items()
+        },
+    }
+    tokenizer.post_processor = Tokenizer.from_str(json.dumps(state)).post_processor
 
 
-def _quoted(token: str) -> str:
-    return token
-
-
-def _pieces(parts: list[str]) -> list[dict[str, Any]]:
-    """Return the parts of a template as tokenizer.json has them."""
-    found = []
-    for part in parts:
-        name, _, kind = part.rpartition(":")
-        if name == "$A":
-            found.append({"Sequence": {"id": "A" if kind == "0" else "B", "type_id": int(kind)}})
-        else:
-            found.append({"SpecialToken": {"id": name, "type_id": int(kind)}})
-    return found
+def _template(tokens: dict[str, str], text: str, kind: int) -> list[dict[str, Any]]:
+    """Return what surrounds a text, as tokenizer.json has it."""
+    ends = {
+        role: {"SpecialToken": {"id": token, "type_id": kind}} for role, token in tokens.items()
+    }
+    parts = [ends.get("bos"), {"Sequence": {"id": text, "type_id": kind}}, ends.get("eos")]
+    return [part for part in parts if part is not None]
 
 
 def _check(tokenizer: Any, vocabulary: Vocabulary) -> None:

@@ -270,7 +270,9 @@ _OF: dict[str, dict[str, Change]] = {
     "qwen3next": _DELTA,
     "qwen35": _TILED,
     "qwen35moe": _TILED,
-    "apertus": {f"act_fn.{name}": lambda _, x: {} for name in ("alpha_n", "alpha_p", "beta", "eps")},
+    "apertus": {
+        f"act_fn.{name}": lambda _, x: {} for name in ("alpha_n", "alpha_p", "beta", "eps")
+    },
 }
 
 

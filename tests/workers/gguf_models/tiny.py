@@ -203,6 +203,7 @@ MODELS = {
         options={"num_key_value_heads": 4},
         metadata={**_EPS, "rope.dimension_count": 8},
     ),
+    "phi3": _t("Phi3", options={**_rope(), "original_max_position_embeddings": 256}),
     "granite": _t("Granite", options=_SCALES, metadata=_GRANITE),
     "granitemoe": _t(
         "GraniteMoeShared",
@@ -258,11 +259,12 @@ MODELS = {
     "smollm3": _t("SmolLM3", arch="smollm3"),
     "olmo2": _t("Olmo2"),
     "olmo3": _t(
-        "Olmo3", arch="olmo2", options={"sliding_window": 8}, metadata={"attention.sliding_window": 8}
+        "Olmo3",
+        arch="olmo2",
+        options={"sliding_window": 8},
+        metadata={"attention.sliding_window": 8},
     ),
-    "olmoe": _t(
-        "Olmoe", options={**_EXPERTS, "intermediate_size": 32}, metadata=_MOE
-    ),
+    "olmoe": _t("Olmoe", options={**_EXPERTS, "intermediate_size": 32}, metadata=_MOE),
     "cohere2": _t(
         "Cohere2",
         options={**_TIED, "logit_scale": 0.5, "sliding_window": 8},
@@ -316,16 +318,16 @@ MODELS = {
         model="GPT2LMHeadModel",
         options={**_GPT2, **_TIED},
         metadata=_EPS,
-        dropped=tuple(_COMMON.keys() - {"vocab_size", "bos_token_id", "eos_token_id", "tie_word_embeddings"}),
+        dropped=tuple(
+            _COMMON.keys() - {"vocab_size", "bos_token_id", "eos_token_id", "tie_word_embeddings"}
+        ),
     ),
     "gptneox": _t(
         "GPTNeoX",
         options=_rope(partial_rotary_factor=0.25),
         metadata={**_EPS, "rope.dimension_count": 4, "use_parallel_residual": True},
     ),
-    "bloom": _t(
-        "Bloom", options={"n_layer": LAYERS, "n_head": HEADS, **_TIED}, metadata=_EPS
-    ),
+    "bloom": _t("Bloom", options={"n_layer": LAYERS, "n_head": HEADS, **_TIED}, metadata=_EPS),
     "nemotron": _t("Nemotron", options=_HEAD, metadata={**_EPS, "rope.dimension_count": 8}),
     "llama4": _t(
         "Llama4",
@@ -360,7 +362,9 @@ MODELS = {
         options={**_DELTA, **_EXPERTS, **_SHARED_WIDE},
         metadata={**_DELTA_SSM, **_MOE},
     ),
-    "qwen35": _t("Qwen3_5", arch="qwen35", config="Qwen3_5TextConfig", options=_DELTA, metadata=_DELTA_SSM),
+    "qwen35": _t(
+        "Qwen3_5", arch="qwen35", config="Qwen3_5TextConfig", options=_DELTA, metadata=_DELTA_SSM
+    ),
     "mamba2": _t(
         "Mamba2",
         options={"state_size": 16, "num_heads": 8, "head_dim": 16, "n_groups": 2, "expand": 2},
@@ -380,7 +384,10 @@ MODELS = {
             "use_mamba_kernels": False,
         },
         metadata={
-            **_GATED, **_SSM, "ssm.time_step_rank": 8, "attention.head_count_kv": [0, 2, 0, 0],
+            **_GATED,
+            **_SSM,
+            "ssm.time_step_rank": 8,
+            "attention.head_count_kv": [0, 2, 0, 0],
         },
     ),
     "nemotron_h": _t(
@@ -408,7 +415,7 @@ MODELS = {
             "expert_weights_norm": True,
         },
     ),
-}  # fmt: skip
+}
 
 
 def metadata_of(tiny: Tiny, config: Any) -> dict[str, Any]:

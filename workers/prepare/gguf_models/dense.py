@@ -25,7 +25,9 @@ def _phi3(facts: ModelFacts, factors: RopeFactors) -> Values:
     values = base(facts, factors)
     rope = values["rope_parameters"]
     length = facts.get("rope.scaling.original_context_length", values["max_position_embeddings"])
-    values |= {"original_max_position_embeddings": rope.get("original_max_position_embeddings", length)}
+    values |= {
+        "original_max_position_embeddings": rope.get("original_max_position_embeddings", length)
+    }
     return {**values, "sliding_window": facts.get("attention.sliding_window") or None}
 
 
@@ -240,4 +242,4 @@ DENSE = {
     "stablelm": _kind("stablelm", _stablelm),
     "starcoder2": _kind("starcoder2", _starcoder2, _STARCODER2),
 }
-__all__ = ["DENSE", "granite_scales", "refuse", "Target"]
+__all__ = ["DENSE", "Target", "granite_scales", "refuse"]

@@ -76,7 +76,10 @@ def _gemma4(facts: ModelFacts, factors: RopeFactors) -> Values:
     """Return the values of Gemma 4, whose layers without window have heads of another size."""
     kinds = window(facts, 6)
     size, small = facts.need("attention.key_length"), facts.need("attention.key_length_swa")
-    if (facts.get("attention.value_length"), facts.get("attention.value_length_swa")) != (size, small):
+    if (facts.get("attention.value_length"), facts.get("attention.value_length_swa")) != (
+        size,
+        small,
+    ):
         raise GGUFError("has keys and values of different sizes")
     heads = facts.each("attention.head_count_kv", facts.same("attention.head_count"))
     of_kind = {kind: heads[n] for n, kind in enumerate(kinds["layer_types"])}

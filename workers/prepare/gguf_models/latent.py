@@ -72,7 +72,6 @@ def _rope(facts: ModelFacts, factors: RopeFactors, rotated: int) -> Values:
     return found
 
 
-
 LATENT: Names = {
     **LAYER,
     **expert_names(),

@@ -125,7 +125,10 @@ _WORDS: Names = {
     "output_norm": "transformer.ln_f",
     "output": "lm_head",
 }
-_NEOX: Names = {**_attention(_joined), "attn_qkv": Target("attention.query_key_value", rows=_joined)}
+_NEOX: Names = {
+    **_attention(_joined),
+    "attn_qkv": Target("attention.query_key_value", rows=_joined),
+}
 _NEOX_LAYER: Names = {**_NEOX, "attn_output": "attention.dense"}
 _NEOX_OUTER: Names = {
     "token_embd": "gpt_neox.embed_in",

@@ -3,17 +3,29 @@
 from dataclasses import replace
 
 from headrace.workers.prepare.gguf_header import GGUFError
+from headrace.workers.prepare.gguf_models.convolutions import CONVOLUTIONS
+from headrace.workers.prepare.gguf_models.deltas import DELTAS
 from headrace.workers.prepare.gguf_models.dense import DENSE
 from headrace.workers.prepare.gguf_models.facts import ModelFacts
 from headrace.workers.prepare.gguf_models.gemmas import GEMMAS
 from headrace.workers.prepare.gguf_models.latent import LATENTS
+from headrace.workers.prepare.gguf_models.mamba_names import BAMBA_LAYER, GRANITE_DENSE
+from headrace.workers.prepare.gguf_models.mambas import MAMBAS
 from headrace.workers.prepare.gguf_models.mixtures import MIXTRAL, MIXTURES
 from headrace.workers.prepare.gguf_models.older import FALCON_40B, OLDER
 from headrace.workers.prepare.gguf_models.parts import OUTER
-from headrace.workers.prepare.gguf_models.recurrent import BAMBA_LAYER, GRANITE_DENSE, RECURRENT
 from headrace.workers.prepare.gguf_models.targets import Architecture
 
-ARCHITECTURES = {**DENSE, **MIXTURES, **LATENTS, **GEMMAS, **OLDER, **RECURRENT}
+ARCHITECTURES = {
+    **DENSE,
+    **MIXTURES,
+    **LATENTS,
+    **GEMMAS,
+    **OLDER,
+    **DELTAS,
+    **MAMBAS,
+    **CONVOLUTIONS,
+}
 
 
 def find_architecture(facts: ModelFacts) -> Architecture:

@@ -24,7 +24,11 @@ def head_size(facts: ModelFacts) -> int:
 def base(facts: ModelFacts, factors: RopeFactors) -> Values:
     """Return what a decoder with rotary embedding has."""
     size = head_size(facts)
-    return {**plain(facts), "head_dim": size, "rope_parameters": rope_parameters(facts, factors, size)}
+    return {
+        **plain(facts),
+        "head_dim": size,
+        "rope_parameters": rope_parameters(facts, factors, size),
+    }
 
 
 def plain(facts: ModelFacts, _: Any = None) -> Values:
