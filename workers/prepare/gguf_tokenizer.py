@@ -149,7 +149,8 @@ def _add_special(tokenizer: Any, vocabulary: Vocabulary) -> None:
     from tokenizers import AddedToken
 
     ends = set(vocabulary.ends)
-    special, others = [], []
+    special: list[Any] = []
+    others: list[Any] = []
     for number, token in vocabulary.of_type(CONTROL, UNKNOWN, USER_DEFINED):
         is_special = vocabulary.types[number] != USER_DEFINED or number in ends
         added = AddedToken(token, normalized=False, special=is_special)
