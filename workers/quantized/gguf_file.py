@@ -63,7 +63,6 @@ class TensorPlace:
 class GGUFWeights:
     """The tensors of a prepared folder by the model's names.
 
-    is_known: whether their places are known; if not, transformers must read the files.
     paths: of the files.
 
     Raises OSError if a file cannot be read, GGUFFilesError if they are not those that were
@@ -77,9 +76,8 @@ class GGUFWeights:
         stamps, entries = reference
         check_files(stamps)
         self.paths = [Path(stamp.path) for stamp in stamps]
-        self.is_known = entries is not None
         self._places: dict[str, list[TensorPlace]] = {}
-        for entry in entries or []:
+        for entry in entries:
             place = TensorPlace(**entry)
             self._places.setdefault(place.name, []).append(place)
         self._files: list[Bytes] = [np.memmap(path, np.uint8, "r") for path in self.paths]

@@ -58,7 +58,6 @@ def _tiled(of_heads: bool = False, after_keys: bool = False) -> Any:
     return order
 
 
-_DECAY = {"log_negated": True}
 _SHARED_QWEN: Names = {
     **expert_names(),
     **shared_names("mlp.shared_expert"),
@@ -77,7 +76,7 @@ _NEXT: Names = {
     "attn_gate": Target(f"{_LINEAR}.in_proj_qkvz", rows=_joined_delta, position=1),
     "ssm_in": f"{_LINEAR}.in_proj_qkvz",  # of older files
     "ssm_ba": f"{_LINEAR}.in_proj_ba",
-    "ssm_a": Target(f"{_LINEAR}.A_log", **_DECAY),
+    "ssm_a": Target(f"{_LINEAR}.A_log", log_negated=True),
     "ssm_dt.bias": f"{_LINEAR}.dt_bias",
     "ssm_conv1d": f"{_LINEAR}.conv1d",
     "ssm_out": f"{_LINEAR}.out_proj",

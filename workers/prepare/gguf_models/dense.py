@@ -210,7 +210,6 @@ _GLM4: Names = {
     "post_ffw_norm": "post_mlp_layernorm",
 }
 _STARCODER2: Names = {**LAYER, "ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj"}
-_NORM_1 = {"norm_offset": 1.0}
 _FINAL: Names = {"output_norm": "model.final_layernorm"}
 
 DENSE = {
@@ -238,7 +237,7 @@ DENSE = {
     "mistral3": _kind("ministral3", _mistral3, PAIRED),
     "arcee": _kind("arcee", base, PAIRED),
     "apertus": _kind("apertus", _apertus, _APERTUS, constants=_xielu),
-    "nemotron": _kind("nemotron", _nemotron, **_NORM_1),
+    "nemotron": _kind("nemotron", _nemotron, norm_offset=1.0),
     "stablelm": _kind("stablelm", _stablelm),
     "starcoder2": _kind("starcoder2", _starcoder2, _STARCODER2),
 }

@@ -4,13 +4,11 @@ from headrace.workers.prepare.gguf_models.mixtures import granite_experts
 from headrace.workers.prepare.gguf_models.parts import ATTENTION, OUTER, PAIRED, expert_names
 from headrace.workers.prepare.gguf_models.targets import Names, Target
 
-_DECAY = {"log_negated": True}
-
 
 def _mixer(name: str) -> Names:
     """Return the names of Mamba's parts below a module."""
     return {
-        "ssm_a": Target(f"{name}.A_log", **_DECAY),
+        "ssm_a": Target(f"{name}.A_log", log_negated=True),
         "ssm_d": f"{name}.D",
         "ssm_conv1d": f"{name}.conv1d",
         "ssm_in": f"{name}.in_proj",
