@@ -63,6 +63,7 @@ def write_gguf_folder(source: Path, output: Path) -> None:
         model = make_model(architecture, facts, factors, vocabulary)
         check_rope(model, facts, factors)
     with stages.stage("names"):
+        _check_words(vocabulary, facts)
         tensors = place_tensors(headers, architecture, facts, model)
         for key in facts.refuse_unread(_known_keys()):
             stages.note(f"{key} is not known, and left out")
@@ -72,6 +73,13 @@ def write_gguf_folder(source: Path, output: Path) -> None:
         _write_facts(model.config, vocabulary, output)
     write_reference(output, files, tensors)
     stages.close()
+
+
+def _check_words(vocabulary: Vocabulary, facts: ModelFacts) -> None:
+    """Raise GGUFError if there are tokens that the model has no vectors for."""
+    count, vectors = len(vocabulary.tokens), facts.rows("token_embd.weight")
+    if count > vectors:
+        raise GGUFError(f"has {count} tokens, and vectors for {vectors}")
 
 
 def _write_facts(config: Any, vocabulary: Vocabulary, output: Path) -> None:
@@ -104,13 +112,14 @@ def make_model(
     Raises GGUFError if transformers has none with such values.
     """
     import torch
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
     values = architecture.config(facts, factors)
     kind = values.pop("model_type", architecture.model_type)
     try:
         config = CONFIG_MAPPING[kind](**values)
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError, KeyError, StrictDataclassError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise GGUFError(f"is no valid {kind}: {' '.join(lines[-2:]) or error!r}") from error
     config.dtype = torch.float32

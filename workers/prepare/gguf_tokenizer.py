@@ -26,6 +26,8 @@ _BYTE_LEVEL = "gpt2"
 UNLIMITED = 10**30  # what transformers takes for no limit of a text's tokens
 _SPACE = "\u2581"  # SentencePiece's
 _MAX_MERGED = 64  # characters of a token that is put together
+# Models whose special tokens take spaces behind them, as files do not say; and those that do not.
+_STRIPPING, _NOT_STRIPPING = ("phi-3", "phi3"), {"<unk>", "<s>", "<|endoftext|>"}
 _ROLES = ("bos", "eos", "unk", "pad", "sep", "mask")
 _PROBE = "Hello, World!  12 34567\n\n\tnaïve 你好 🚀 a_b.c(d)"
 
@@ -149,11 +151,13 @@ def _add_special(tokenizer: Any, vocabulary: Vocabulary) -> None:
     from tokenizers import AddedToken
 
     ends = set(vocabulary.ends)
+    strips = any(name in vocabulary.name.lower() for name in _STRIPPING)
     special: list[Any] = []
     others: list[Any] = []
     for number, token in vocabulary.of_type(CONTROL, UNKNOWN, USER_DEFINED):
         is_special = vocabulary.types[number] != USER_DEFINED or number in ends
-        added = AddedToken(token, normalized=False, special=is_special)
+        rstrip = strips and token not in _NOT_STRIPPING
+        added = AddedToken(token, normalized=False, special=is_special, rstrip=rstrip)
         (special if is_special else others).append(added)
     tokenizer.add_special_tokens(special)
     tokenizer.add_tokens(others)

@@ -45,7 +45,7 @@ class Vocabulary:
     types: of tokens, see NORMAL. scores: of SentencePiece; empty if there are none.
     special: numbers of tokens by their roles: bos, eos, unk, ...
     ends: tokens that end an answer. options: true or false by llama.cpp's name.
-    templates: of chats, by name.
+    templates: of chats, by name. name: of the model.
     """
 
     model: str
@@ -58,6 +58,7 @@ class Vocabulary:
     ends: list[int]
     options: Mapping[str, bool]
     templates: Mapping[str, str]
+    name: str = ""
 
     def of_type(self, *kinds: int) -> Iterable[tuple[int, str]]:
         """Yield the numbers and texts of tokens of some types."""
@@ -101,6 +102,7 @@ def read_vocabulary(file: Path, header: GGUFHeader) -> Vocabulary:
         ends=end_tokens(numbers, special, types),
         options=options,
         templates=_templates(metadata),
+        name=str(metadata.get("general.name", "")),
     )
 
 

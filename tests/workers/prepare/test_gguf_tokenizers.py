@@ -2,6 +2,7 @@
 
 import heapq
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,15 @@ def test_a_space_before_each_text(tmp_path: Path) -> None:
     found = tokenizer.encode("ab<tool>ab</s>")
     assert found.tokens == ["<s>", f"{SPACE}ab", "<tool>", f"{SPACE}ab", "</s>"]
     assert tokenizer.decode(tokenizer.encode("ab c").ids) == "ab c"
+
+
+def test_special_tokens_of_phi_take_spaces(tmp_path: Path) -> None:
+    """As its own tokenizer has it: the line's end after a mark of a turn is none of the text."""
+    values = sentencepiece(SCORES, add_space_prefix=False)
+    phi = replace(values, name="Phi-3 mini")
+    found = made(phi, tmp_path).encode("a</s>\n a<s> a").ids[1:]
+    assert [phi.tokens[number] for number in found] == ["a", "</s>", "a", "<s>", f"{SPACE}a"]
+    assert "<0x0A>" in made(values, tmp_path).encode("a</s>\n a").tokens
 
 
 def ends(words: dict[str, int], **special: int) -> list[str]:

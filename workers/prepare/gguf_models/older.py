@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from headrace.workers.prepare.gguf_header import GGUFError
 from headrace.workers.prepare.gguf_models.facts import ModelFacts
 from headrace.workers.prepare.gguf_models.rope import RopeFactors
 from headrace.workers.prepare.gguf_models.targets import Architecture, Names, Order, Target
@@ -52,6 +53,8 @@ def _gpt_neox(facts: ModelFacts, factors: RopeFactors) -> Values:
 
 def _mpt(facts: ModelFacts, _: RopeFactors) -> Values:
     alibi = facts.get("attention.max_alibi_bias", 0.0)
+    if not alibi or alibi != int(alibi):
+        raise GGUFError(f"says mpt.attention.max_alibi_bias {alibi}, which is not served")
     clip = facts.get("attention.clamp_kqv", 0.0)
     facts.metadata = {
         key: value
@@ -67,7 +70,7 @@ def _mpt(facts: ModelFacts, _: RopeFactors) -> Values:
         "max_seq_len": values["max_position_embeddings"],
         "expansion_ratio": facts.rows("ffn_up.weight") // values["hidden_size"],
         "layer_norm_epsilon": layer_eps(facts),
-        "attn_config": {"alibi": True, "alibi_bias_max": alibi, "clip_qkv": clip or None},
+        "attn_config": {"alibi": True, "alibi_bias_max": int(alibi), "clip_qkv": clip or None},
         "tie_word_embeddings": values["tie_word_embeddings"],
     }
 

@@ -34,7 +34,7 @@ def find_architecture(facts: ModelFacts) -> Architecture:
     if name not in ARCHITECTURES:
         raise GGUFError(f"the architecture {name!r} is not read from GGUF: give safetensors")
     found = ARCHITECTURES[name]
-    if name in ("llama", "mistral") and facts.metadata.get(f"{name}.expert_count"):
+    if name == "llama" and facts.metadata.get(f"{name}.expert_count"):
         return MIXTRAL
     if name == "falcon" and facts.has("attn_norm_2.weight"):
         return replace(found, layer=FALCON_40B)
