@@ -104,7 +104,7 @@ def _name(names: Any, full: str, layer: int | None, inner: str) -> str:
         return _at(layer, _NAMES[inner])
     base, _, end = full.rpartition(".")
     ending = f".{end}" if end in ("weight", "bias") else ""
-    found = names.get_name(base if ending else full)
+    found: str | None = names.get_name(base if ending else full)
     assert found is not None, full
     if not ending and not found.endswith(("ssm_a", "ssm_d", "exp_probs_b")):
         ending = ".weight"
@@ -143,7 +143,7 @@ def _shared(_: Any, numbers: torch.Tensor) -> Numbers:
 def _latent(config: Any, numbers: torch.Tensor) -> Numbers:
     sizes = [config.qk_nope_head_dim, config.v_head_dim]
     heads = numbers.view(config.num_attention_heads, sum(sizes), config.kv_lora_rank)
-    keys, values = heads.split(sizes, 1)
+    keys, values = torch.split(heads, sizes, 1)
     return {"attn_k_b.weight": keys.mT, "attn_v_b.weight": values}
 
 
@@ -170,7 +170,8 @@ def _delta_input(config: Any, numbers: torch.Tensor) -> Numbers:
     groups = config.linear_num_key_heads
     members = config.linear_num_value_heads // groups
     keys, values = config.linear_key_head_dim, members * config.linear_value_head_dim
-    parts = numbers.view(groups, -1, numbers.shape[1]).split([keys, keys, values, values], 1)
+    heads = numbers.view(groups, -1, numbers.shape[1])
+    parts = torch.split(heads, [keys, keys, values, values], 1)
     queries, keys_, values_, gates = (part.reshape(-1, numbers.shape[1]) for part in parts)
     return {"attn_qkv.weight": torch.cat([queries, keys_, values_]), "attn_gate.weight": gates}
 
@@ -194,10 +195,6 @@ def _of_heads(config: Any, numbers: torch.Tensor) -> torch.Tensor:
 
 def _of_values(config: Any, numbers: torch.Tensor) -> torch.Tensor:
     return _turns(config, numbers, config.linear_value_head_dim)
-
-
-def _doubled(numbers: torch.Tensor, first: str, second: str) -> Numbers:
-    return {first: numbers[0::2], second: numbers[1::2]}
 
 
 def _oss(_: Any, numbers: torch.Tensor) -> Numbers:

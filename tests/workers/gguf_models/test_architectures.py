@@ -41,7 +41,8 @@ def read_back(file: Path, factors: dict[str, Any], folder: Path) -> Any:
     folder.mkdir(exist_ok=True)
     model.config.save_pretrained(folder)
     write_reference(folder, [file], places)
-    return load_gguf_model(folder, type(model), torch.float32).eval()
+    served: Any = load_gguf_model(folder, type(model), torch.float32)
+    return served.eval()
 
 
 def written(file: Path, name: str, kinds: Any = lambda _: F16) -> tuple[Any, Any, dict[str, Any]]:
@@ -92,14 +93,14 @@ def test_blocks_become_what_the_gguf_package_reads(tmp_path: Path, name: str) ->
 
 
 def refusal(
-    tmp_path: Path, change: Any = lambda tensors: None, name: str = "llama", **more: Any
+    tmp_path: Path, change: Any = lambda tensors: None, more: dict[str, Any] | None = None
 ) -> str:
     """Return why a file with other tensors or metadata is refused."""
-    tiny = MODELS[name]
+    tiny = MODELS["llama"]
     model = tiny.build()
     tensors = dict(convert(model, tiny.architecture))
     change(tensors)
-    values = {**metadata_of(tiny, model.config), **more}
+    values = {**metadata_of(tiny, model.config), **(more or {})}
     write_file(tmp_path / "odd.gguf", tiny.architecture, tensors, values, lambda _: F16)
     with pytest.raises(GGUFError) as found:
         read_back(tmp_path / "odd.gguf", {}, tmp_path / "model")
@@ -107,11 +108,11 @@ def refusal(
 
 
 def test_what_llama_cpp_acts_on_is_never_left_out(tmp_path: Path) -> None:
-    assert "attn_logit_softcapping" in refusal(tmp_path, **{"attn_logit_softcapping": 30.0})
-    assert "sliding_window" in refusal(tmp_path, **{"attention.sliding_window": 8})
-    assert "'dynamic'" in refusal(tmp_path, **{"rope.scaling.type": "dynamic"})
-    assert "rotates 40 of 16 numbers" in refusal(tmp_path, **{"rope.dimension_count": 40})
-    assert "later tokens" in refusal(tmp_path, **{"attention.causal": False})
+    assert "attn_logit_softcapping" in refusal(tmp_path, more={"attn_logit_softcapping": 30.0})
+    assert "sliding_window" in refusal(tmp_path, more={"attention.sliding_window": 8})
+    assert "'dynamic'" in refusal(tmp_path, more={"rope.scaling.type": "dynamic"})
+    assert "rotates 40 of 16 numbers" in refusal(tmp_path, more={"rope.dimension_count": 40})
+    assert "later tokens" in refusal(tmp_path, more={"attention.causal": False})
 
 
 def test_tensors_and_weights_without_each_other_are_refused(tmp_path: Path) -> None:
@@ -127,7 +128,7 @@ def test_tensors_and_weights_without_each_other_are_refused(tmp_path: Path) -> N
 
 def test_a_model_that_would_rotate_otherwise_is_refused(tmp_path: Path) -> None:
     """Llama's class rotates whole heads, whatever its configuration says."""
-    reason = refusal(tmp_path, **{"rope.dimension_count": 8})
+    reason = refusal(tmp_path, more={"rope.dimension_count": 8})
     assert reason == "rotates by other frequencies than LlamaRotaryEmbedding computes"
 
 
