@@ -12,6 +12,7 @@ import torch
 
 from headrace.protocol.common.stored_quantization import StoredQuantization, stored_quantization
 from headrace.workers.quantized.expanded_weights import ExpandedWeights
+from headrace.workers.quantized.float8_weight import FLOAT8, float8_weight
 from headrace.workers.quantized.grouped_weight import GroupedWeight
 from headrace.workers.quantized.packed_experts import (
     expert_matrix,
@@ -24,7 +25,6 @@ from headrace.workers.quantized.packed_layers import (
     TensorFiles,
     awq_layer,
     compressed_layer,
-    float8_matrix,
     gptq_layer,
 )
 from headrace.workers.quantized.stack import QuantizedStack
@@ -41,7 +41,6 @@ _COMPANIONS = (
     ".weight_shape", ".weight_g_idx", ".input_scale", ".input_zero_point", ".output_scale",
     ".k_scale", ".v_scale", ".q_scale", "_proj_scales",
 )  # fmt: skip
-_FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 
 
 class PackedFiles:
@@ -63,10 +62,16 @@ class PackedFiles:
         self._names = dict(self._find_names())
         self.names = self._names.keys() | self._experts.keys()
         self._expanded = ExpandedWeights()
+        self._num_rounded = 0
 
     def notes(self, dtype: torch.dtype) -> Iterator[str]:
-        """Yield a line for each kind of weights that were expanded so far."""
+        """Yield a line for each kind of weights that were expanded, or rounded, so far."""
         yield from self._expanded.notes(dtype)
+        if self._num_rounded:
+            yield (
+                f"{self._num_rounded} weights of 8-bit floats are for kernels 8-bit integers in "
+                "blocks of 32; --dtype float32 computes with their own numbers"
+            )
 
     def read(self, name: str, dtype: torch.dtype) -> Weight:
         """Return a tensor: a matrix in blocks where it can be, else in a float type."""
@@ -110,10 +115,19 @@ class PackedFiles:
         tensor = self._files.tensor(key)
         if last == "weight" and tensor.dtype == torch.int8:
             return self._grouped(stem, dtype)
-        if tensor.dtype in _FLOAT8:
-            self._expanded.add("of 8-bit floats", tensor.numel(), 8)
-            return float8_matrix(self._files, stem, self._quantization.squares, dtype)
+        if tensor.dtype in FLOAT8:
+            return self._float8(stem, dtype)
         return tensor.to(dtype)
+
+    def _float8(self, stem: str, dtype: torch.dtype) -> QuantizedTensor | torch.Tensor:
+        weight = float8_weight(self._files, stem, self._quantization.squares)
+        packed = weight.quantized()
+        if packed is not None:
+            self._num_rounded += 1
+            return packed
+        kind = "of 8-bit floats with scales that 16 bits cannot hold"
+        self._expanded.add(kind, weight.values.numel(), 8)
+        return weight.expanded(dtype)
 
     def _grouped(self, stem: str, dtype: torch.dtype) -> QuantizedTensor | torch.Tensor:
         weight = self._layer(stem)

@@ -131,24 +131,6 @@ def _compressed_zeros(
     return codes_of_bytes(each), (1 << bits - 1) - 128
 
 
-def float8_matrix(
-    files: TensorFiles, stem: str, squares: tuple[int, int], dtype: torch.dtype
-) -> torch.Tensor:
-    """Expand a matrix of 8-bit floats with a scale for it, for outputs, or for squares."""
-    values = files.tensor(f"{stem}.weight").float()
-    scales = files.optional(f"{stem}.weight_scale_inv")
-    if scales is None:
-        scales = files.tensor(f"{stem}.weight_scale")
-    scales = scales.float()
-    if scales.ndim == 1 and len(scales) > 1:
-        scales = scales.unsqueeze(1)
-    for dim in range(scales.ndim if scales.ndim == 2 else 0):
-        if 1 < scales.shape[dim] < values.shape[dim]:
-            repeated = scales.repeat_interleave(squares[dim], dim)
-            scales = repeated.narrow(dim, 0, values.shape[dim])
-    return (values * scales).to(dtype)
-
-
 def _words(files: TensorFiles, key: str) -> torch.Tensor:
     """Return a tensor of words. Raises KeyError, or ValueError if its numbers have other types."""
     words = files.tensor(key)
