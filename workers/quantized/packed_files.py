@@ -5,7 +5,7 @@ of experts as `QuantizedStack`. Others are expanded; `notes` says which and why.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 
 import torch
@@ -52,11 +52,12 @@ class PackedFiles:
     folder's quantization is not supported.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, rename: Callable[[str], str] = str) -> None:
+        """rename: returns what the model calls a tensor of the files."""
         found = stored_quantization(folder)
         assert found is not None
         self._quantization: StoredQuantization = found
-        self._files = TensorFiles(folder)
+        self._files = TensorFiles(folder, rename)
         # Of each of the model's tensors of experts the names in the files, by expert and by part.
         self._experts: dict[str, dict[int, dict[int, str]]] = defaultdict(dict)
         self._names = dict(self._find_names())
@@ -80,15 +81,23 @@ class PackedFiles:
         key = self._names[name]
         return self._float4(key, dtype) if key.endswith(_FLOAT4) else self._read(key, dtype)
 
-    def unread_bias(self, names: set[str]) -> str | None:
-        """Return the name of a quantized layer's bias, not zero, that is not among those names."""
-        for name, key in self._names.items():
-            stem = key.removesuffix(".bias")
-            if stem != key and f"{stem}.qweight" in self._files and name == key:
-                known = {name, *_variants(name)} & names
-                if not known and bool(self._files.tensor(key).any()):
-                    return name
-        return None
+    def unread(self, names: Set[str]) -> set[str]:
+        """Return the names of tensors that are none of those names, nor belong to one."""
+        keys = {self._names[name] for name in names if name in self._names}
+        for name in names & self._experts.keys():
+            keys |= {key for parts in self._experts[name].values() for key in parts.values()}
+        stems = {key.rpartition(".")[0] for key in keys}
+        stems |= {key.removesuffix(_FLOAT4) for key in keys}
+        return {
+            key
+            for key in self._files.keys
+            if key not in keys
+            and not (key.endswith(_COMPANIONS) and _stem_of(key) in stems)
+        }
+
+    def find(self, name: str) -> torch.Tensor | None:
+        """Return a tensor as the files have it; None if there is none of that name."""
+        return self._files.optional(name)
 
     def _find_names(self) -> Iterator[tuple[str, str]]:
         """Yield the names that a model may have for tensors, and their names in the files."""
@@ -170,6 +179,12 @@ class PackedFiles:
         kind = "of 4-bit floats with scales that 16 bits cannot hold"
         self._expanded.add(kind, 2 * blocks.numel(), 4)
         return mxfp4_floats(blocks, scales, dtype)
+
+
+def _stem_of(key: str) -> str:
+    """Return what a tensor that belongs to a layer's codes begins with."""
+    end = next(end for end in _COMPANIONS if key.endswith(end))
+    return key.removesuffix("_scales" if end == "_proj_scales" else end)
 
 
 def _floats(part: QuantizedTensor | torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -3,6 +3,7 @@
 Bits and groups are told by the tensors' shapes, so that layers may differ.
 """
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,13 @@ class TensorFiles:
     Raises OSError or SafetensorError if a file cannot be read.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, rename: Callable[[str], str] = str) -> None:
+        """rename: returns the name of a tensor of the files."""
         self._stack = ExitStack()
-        self._files: dict[str, Any] = {}
+        self._files: dict[str, tuple[Any, str]] = {}
         for path in sorted(folder.glob("*.safetensors")):
             file = self._stack.enter_context(safe_open(path, framework="pt"))
-            self._files |= dict.fromkeys(file.keys(), file)
+            self._files |= {rename(key): (file, key) for key in file.keys()}  # noqa: SIM118
 
     @property
     def keys(self) -> list[str]:
@@ -48,7 +50,8 @@ class TensorFiles:
 
     def tensor(self, key: str) -> torch.Tensor:
         """Return a tensor. Raises KeyError if there is none of that name."""
-        tensor: torch.Tensor = self._files[key].get_tensor(key)
+        file, own = self._files[key]
+        tensor: torch.Tensor = file.get_tensor(own)
         return tensor
 
     def optional(self, key: str) -> torch.Tensor | None:
