@@ -99,8 +99,13 @@ def check_leftovers(
             f"{folder} has {kind} that its architecture has not: {name}, so that "
             f"{type(model).__name__} would make other text than its authors'"
         )
-    if harmless:
-        log(f"{len(harmless)} weights have no use in text and are not read, e.g. {harmless[0]}")
+    note_leftovers(harmless, log)
+
+
+def note_leftovers(names: Collection[str], log: Callable[[str], None]) -> None:
+    """Tell in one line of weights that are not read, if there are any."""
+    if names:
+        log(f"{len(names)} weights have no use in text and are not read, e.g. {min(names)}")
 
 
 class _Judge:

@@ -31,11 +31,12 @@ from headrace.workers.torch_runner.leftovers import (
     check_not_quantized,
     check_scales,
     find_in_files,
+    note_leftovers,
 )
 from headrace.workers.torch_runner.library_warnings import library_warnings
 from headrace.workers.torch_runner.model_class import ModelChoice, choose_class, read_config
 from headrace.workers.torch_runner.packed_loading import load_packed_model
-from headrace.workers.torch_runner.text_names import find_renames
+from headrace.workers.torch_runner.text_names import adopt_conversions, find_renames, of_text_part
 
 _DTYPES = {
     "float32": torch.float32,
@@ -103,13 +104,17 @@ def _read_model(
     chosen = choose_dtype(dtype, config, weights, device)
     if dtype == "auto" and chosen != torch.float16 == _own_dtype(config, weights):
         log("bfloat16 instead of float16, for which there are no kernels")
+    renames: dict[str, str] = {}
     options: dict[str, object] = {}
     if choice.whole:
         text = choice.read_config(model_path)
-        blank = blank_model(choice.model_class, text, chosen)
-        options = {"config": text, "key_mapping": find_renames(blank, model_path)}
+        renames = find_renames(blank_model(choice.model_class, text, chosen), model_path)
+        options = {"config": text, "key_mapping": renames}
+        adopt_conversions(choice.model_class, text.model_type, config["model_type"])
     model, unread = _read_weights(model_path, choice.model_class, chosen, options)
-    check_leftovers(model, unread, model_path, log, find_in_files(model_path))
+    own = of_text_part(unread, renames, model_path)
+    note_leftovers(unread - own, log)
+    check_leftovers(model, own, model_path, log, find_in_files(model_path))
     return model
 
 

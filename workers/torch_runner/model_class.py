@@ -153,10 +153,22 @@ def _class_of_text(whole: str, text: Any) -> Any | None:
     name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(text.model_type)
     if isinstance(name, str):
         return getattr(transformers, name)
+    whole_class = getattr(transformers, whole)
     base = MODEL_MAPPING_NAMES.get(text.model_type)
-    if not isinstance(base, str):
-        return None
-    return text_generator(getattr(transformers, base), getattr(transformers, whole))
+    text_class = getattr(transformers, base, None) if isinstance(base, str) else None
+    text_class = text_class or _text_class_beside(whole_class, text)
+    return None if text_class is None else text_generator(text_class, whole_class)
+
+
+def _text_class_beside(whole_class: Any, text: Any) -> Any | None:
+    """Return the text model in a class's module, for those that transformers does not list."""
+    members = vars(inspect.getmodule(whole_class)).items()
+    found = [
+        each
+        for name, each in members
+        if name.endswith("TextModel") and getattr(each, "config_class", None) is type(text)
+    ]
+    return found[0] if len(found) == 1 else None
 
 
 def _own_class(folder: Path, reference: str) -> Any:

@@ -11,9 +11,9 @@ from headrace.protocol.common.stored_quantization import StoredQuantizationError
 from headrace.workers.errors import ModelUnsupported, named_in_one_line
 from headrace.workers.quantized.packed_files import PackedFiles
 from headrace.workers.torch_runner.fill_model import blank_model, fill_model
-from headrace.workers.torch_runner.leftovers import check_leftovers
+from headrace.workers.torch_runner.leftovers import check_leftovers, note_leftovers
 from headrace.workers.torch_runner.model_class import ModelChoice
-from headrace.workers.torch_runner.text_names import find_renames, renamed
+from headrace.workers.torch_runner.text_names import find_renames, of_text_part, renamed
 
 
 def load_packed_model(
@@ -36,7 +36,10 @@ def load_packed_model(
         raise ModelUnsupported(
             f"{folder} has packed weights of an unknown layout: {named_in_one_line(error)}"
         ) from error
-    check_leftovers(model, weights.unread(names), folder, log, weights.find)
+    unread = weights.unread(names)
+    own = of_text_part(unread, renames, folder)
+    note_leftovers(unread - own, log)
+    check_leftovers(model, own, folder, log, weights.find)
     for line in weights.notes(dtype):
         log(line)
     return model

@@ -10,9 +10,9 @@ from typing import Any
 from torch import nn
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-_HEAD = re.compile(r"logits = self\.lm_head\(")
+_HEAD = "logits = self.lm_head("
 # What a head does besides, which a plain one would leave out.
-_MORE = re.compile(r"softcap|logit_scale|logits_scal|tanh|logits\s*[*/]|logits\s*=\s*logits")
+_MORE = re.compile(r"softcap|scal(e|ing)\b|tanh|logits\s+[-+*/]|\blogits = logits", re.IGNORECASE)
 
 
 def text_generator(text_class: Any, whole_class: Any) -> Any | None:
@@ -21,8 +21,8 @@ def text_generator(text_class: Any, whole_class: Any) -> Any | None:
 
     text_class: of transformers, without a head. whole_class: of which it is a part.
     """
-    source = inspect.getsource(whole_class.forward)
-    if not _HEAD.search(source) or _MORE.search(source):
+    _, head, after = inspect.getsource(whole_class.forward).partition(_HEAD)
+    if not head or _MORE.search(after):
         return None
 
     def __init__(self: Any, config: Any) -> None:  # noqa: N807

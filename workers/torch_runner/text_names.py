@@ -1,10 +1,15 @@
 """Find a text model's weights in the files of a model that reads pictures, too."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
+from transformers.conversion_mapping import (
+    get_checkpoint_conversion_mapping,
+    register_checkpoint_conversion_mapping,
+)
 from transformers.modeling_utils import PreTrainedModel
 
 from headrace.workers.errors import ModelUnsupported
@@ -46,6 +51,28 @@ def renamed(name: str, renames: Mapping[str, str]) -> str:
     return name
 
 
+def adopt_conversions(model_class: Any, text_type: str, whole_type: str) -> None:
+    """Let a text model's experts and names be converted as those of the whole, where transformers
+    has conversions for that alone.
+
+    text_type, whole_type: the types of both configurations.
+    """
+    own = (get_checkpoint_conversion_mapping(each) for each in (model_class.__name__, text_type))
+    conversions = get_checkpoint_conversion_mapping(whole_type)
+    if conversions is not None and not any(each is not None for each in own):
+        register_checkpoint_conversion_mapping(model_class.__name__, conversions)
+
+
+def of_text_part(names: Iterable[str], renames: Mapping[str, str], folder: Path) -> set[str]:
+    """Return which of a text model's names are of tensors that files have for the text.
+
+    Without a prefix that tells the text's tensors it is all.
+    """
+    if not renames:
+        return set(names)
+    return set(names) & {renamed(name, renames) for name in _shapes(folder)} - set(_shapes(folder))
+
+
 def _shapes(folder: Path) -> dict[str, list[int]]:
     """Return the shapes of the text's tensors by name."""
     shapes = {}
@@ -60,7 +87,7 @@ def _ending(names: Iterable[str], tail: str) -> list[str]:
     return [name for name in names if name == tail or name.endswith(f".{tail}")]
 
 
-def _counter(names: Iterable[str]):  # type: ignore[no-untyped-def]
+def _counter(names: Iterable[str]) -> Callable[[str], int]:
     def count(prefix: str) -> int:
         return sum(name.startswith(prefix) for name in names)
 
