@@ -35,6 +35,7 @@ _QUANTIZED = re.compile(
 )
 # Of a cache in 8 bits or of inputs, which have scales of their own here.
 _SCALES_OF_OTHERS = re.compile(r"(^|[._])(k|v|q|kv|kv_cache|input|output|prob)_scale$")
+_HARMLESS = (_DRAFTS, _COMPUTED, _SCALES_OF_OTHERS)
 _PACKED_TYPES = frozenset({"F8_E4M3", "F8_E5M2", "F4", "F6_E2M3", "F6_E3M2", "I8", "U8"})
 _MASKS = (".bias", ".masked_bias", "_mask")
 
@@ -123,9 +124,11 @@ class _Judge:
         self._drafts = max(_count(getattr(config, name, 0)) for name in drafts)
 
     def is_own(self, name: str) -> bool:
-        if not is_of_text(name) or _DRAFTS.search(name) or _COMPUTED.search(name):
+        if not is_of_text(name) or any(each.search(name) for each in _HARMLESS):
             return False
-        return any(self._is_own(each) for each in (name, f"{self._base}.{name}"))
+        first = name.partition(".")[0]
+        is_of_base = f"{self._base}.{first}" in self._modules  # files of a base lack its prefix
+        return self._is_own(f"{self._base}.{name}" if is_of_base else name)
 
     def _is_own(self, name: str) -> bool:
         parent = name.rpartition(".")[0]

@@ -34,7 +34,12 @@ from headrace.workers.torch_runner.leftovers import (
     note_leftovers,
 )
 from headrace.workers.torch_runner.library_warnings import library_warnings
-from headrace.workers.torch_runner.model_class import ModelChoice, choose_class, read_config
+from headrace.workers.torch_runner.model_class import (
+    SAME_TYPES,
+    ModelChoice,
+    choose_class,
+    read_config,
+)
 from headrace.workers.torch_runner.packed_loading import load_packed_model
 from headrace.workers.torch_runner.text_names import adopt_conversions, find_renames, of_text_part
 
@@ -104,12 +109,13 @@ def _read_model(
     chosen = choose_dtype(dtype, config, weights, device)
     if dtype == "auto" and chosen != torch.float16 == _own_dtype(config, weights):
         log("bfloat16 instead of float16, for which there are no kernels")
-    renames: dict[str, str] = {}
     options: dict[str, object] = {}
+    renames: dict[str, str] = {}
+    if choice.whole or config.get("model_type") in SAME_TYPES:
+        options["config"] = text = choice.read_config(model_path)
     if choice.whole:
-        text = choice.read_config(model_path)
         renames = find_renames(blank_model(choice.model_class, text, chosen), model_path)
-        options = {"config": text, "key_mapping": renames}
+        options["key_mapping"] = renames
         adopt_conversions(choice.model_class, text.model_type, config["model_type"])
     model, unread = _read_weights(model_path, choice.model_class, chosen, options)
     own = of_text_part(unread, renames, model_path)
@@ -187,6 +193,7 @@ def _read_weights(
         use_safetensors=True,
         local_files_only=True,
         output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are in the report
         **options,
     )
     missing = sorted(report["missing_keys"])

@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from headrace.workers.errors import ModelUnsupported, named_in_one_line
 from headrace.workers.torch_runner.text_generator import text_generator
 
 _AUTO_CLASS = "AutoModelForCausalLM"  # the key of auto_map for models that generate text
+_WHOLES = ("IMAGE_TEXT_TO_TEXT", "MULTIMODAL_LM")  # of transformers' tables of classes
 # Types that transformers knows by another name, and that are the same otherwise.
 SAME_TYPES = {"kimi_k2": "deepseek_v3"}
 
@@ -33,7 +34,9 @@ class ModelChoice:
         Raises whatever transformers raises for a folder.
         """
         if not self.whole:
-            return self.model_class.config_class.from_pretrained(folder, local_files_only=True)
+            config = self.model_class.config_class.from_pretrained(folder, local_files_only=True)
+            config.model_type = SAME_TYPES.get(config.model_type, config.model_type)
+            return config
         whole = _whole_config(folder, read_config(folder))
         config = whole.get_text_config(decoder=True)
         config.tie_word_embeddings = getattr(whole, "tie_word_embeddings", False)
@@ -101,8 +104,7 @@ def _architecture(folder: Path, config: dict[str, Any]) -> str:
 def _text_classes() -> set[str]:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    values = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
-    return {name for each in values for name in ((each,) if isinstance(each, str) else each)}
+    return set(_names(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()))
 
 
 def _text_part(
@@ -110,7 +112,7 @@ def _text_part(
 ) -> ModelChoice:
     """Return the class of the text of a model that reads pictures or sounds, too."""
     refusal = ModelUnsupported(f"{name} is not a text generation model of transformers")
-    if not has_class(config) or not name.endswith(_whole_ends()):
+    if name not in _whole_classes() or not has_class(config):
         raise refusal
     try:
         whole = _whole_config(folder, config)
@@ -131,8 +133,17 @@ def _text_part(
     return ModelChoice(_checked(model_class), name, (*notes, note))
 
 
-def _whole_ends() -> tuple[str, ...]:
-    return ("ForConditionalGeneration", "ForCausalLM", "ForVision2Seq", "Model", "_V3")
+def _whole_classes() -> set[str]:
+    """Return the names of classes that generate text from pictures or sounds."""
+    from transformers.models.auto import modeling_auto
+
+    tables = (getattr(modeling_auto, f"MODEL_FOR_{each}_MAPPING_NAMES", {}) for each in _WHOLES)
+    return {name for table in tables for name in _names(table.values())}
+
+
+def _names(values: Iterable[str | tuple[str, ...]]) -> Iterator[str]:
+    for value in values:
+        yield from (value,) if isinstance(value, str) else value
 
 
 def _whole_config(folder: Path, config: dict[str, Any]) -> Any:
