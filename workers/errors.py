@@ -20,9 +20,12 @@ _MAX_LINE = 500  # characters
 
 
 def named_in_one_line(error: BaseException) -> str:
-    """Return the type and the first line of an exception that a library has raised."""
-    lines = (line.strip() for line in str(error).splitlines())
-    first = next((line for line in lines if line), "")[:_MAX_LINE]
+    """Return the type and the first sentence of an exception that a library has raised."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = lines[:1]
+    if told and told[0].endswith(":"):  # what it announces is in the next
+        told = lines[:2]
+    first = " ".join(told)[:_MAX_LINE]
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 

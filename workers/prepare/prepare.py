@@ -28,6 +28,7 @@ from headrace.protocol.common.pooling.json_files import PoolingFilesError, read_
 from headrace.protocol.common.pooling.static_embedding import STATIC_TYPE
 from headrace.protocol.logs.set_up import inherited_options, set_up_logging, writes_json
 from headrace.protocol.logs.standard_streams import make_streams_safe
+from headrace.workers.errors import named_in_one_line
 from headrace.workers.prepare.gguf_folder import write_gguf_folder
 from headrace.workers.prepare.gguf_header import GGUFError
 from headrace.workers.prepare.pickles import PickleError, convert_pickles
@@ -161,14 +162,12 @@ def _text(token: Any) -> str | None:
 
 def _one_line(error: Exception) -> str:
     """Return the first line of an error, without the advice that libraries add to it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else type(error).__name__
+    told = named_in_one_line(error)
+    text = told.partition(": ")[2] or told
     if isinstance(error, (GGUFError, PrepareError, *_OWN_ERRORS)):
         return text
-    if not isinstance(
-        error, (ValueError, OSError)
-    ):  # a KeyError's text, for example, is only the key
-        text = f"{type(error).__name__}: {text}"
+    if not isinstance(error, (ValueError, OSError)):  # a KeyError's text is only the key
+        text = told
     return f"transformers cannot read it: {text}"
 
 

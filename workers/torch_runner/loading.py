@@ -16,6 +16,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from headrace.protocol.common.context_length import context_length
 from headrace.protocol.common.gguf_reference import REFERENCE
+from headrace.protocol.common.plausible_sizes import implausible_size
 from headrace.protocol.common.stored_quantization import (
     StoredQuantizationError,
     stored_quantization,
@@ -74,6 +75,7 @@ def load_model(
     trusts_code: whether code of the folder may run. log: receives lines for the operator.
     """
     config = read_config(model_path)
+    _check_sizes(model_path, config)
     choice = choose_class(model_path, trusts_code)
     for line in choice.notes:
         log(line)
@@ -122,6 +124,15 @@ def _read_model(
     note_leftovers(unread - own, log)
     check_leftovers(model, own, model_path, log, find_in_files(model_path))
     return model
+
+
+def _check_sizes(model_path: Path, config: dict[str, Any]) -> None:
+    """Check that the model is none that would be built for hours, or ask for all memory."""
+    if (model_path / REFERENCE).is_file():
+        return
+    reason = implausible_size(config, sum(file.stat().st_size for file in _weight_files(model_path)))
+    if reason:
+        raise ModelUnsupported(f"{model_path / 'config.json'}: {reason}")
 
 
 def _is_packed(model_path: Path) -> bool:
