@@ -91,8 +91,7 @@ class PackedFiles:
         return {
             key
             for key in self._files.keys
-            if key not in keys
-            and not (key.endswith(_COMPANIONS) and _stem_of(key) in stems)
+            if key not in keys and not (key.endswith(_COMPANIONS) and _stem_of(key) in stems)
         }
 
     def find(self, name: str) -> torch.Tensor | None:

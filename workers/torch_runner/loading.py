@@ -130,7 +130,9 @@ def _check_sizes(model_path: Path, config: dict[str, Any]) -> None:
     """Check that the model is none that would be built for hours, or ask for all memory."""
     if (model_path / REFERENCE).is_file():
         return
-    reason = implausible_size(config, sum(file.stat().st_size for file in _weight_files(model_path)))
+    reason = implausible_size(
+        config, sum(file.stat().st_size for file in _weight_files(model_path))
+    )
     if reason:
         raise ModelUnsupported(f"{model_path / 'config.json'}: {reason}")
 
@@ -169,8 +171,8 @@ def told_in_one_line(model_path: Path) -> Iterator[None]:
     try:
         yield
     except (
-        ValueError, RuntimeError, LookupError, TypeError, AttributeError, ImportError, ArithmeticError,
-        AssertionError, SafetensorError, StrictDataclassError, OSError,
+        ValueError, RuntimeError, LookupError, TypeError, AttributeError, ImportError,
+        ArithmeticError, AssertionError, SafetensorError, StrictDataclassError, OSError,
     ) as error:  # fmt: skip
         if may_pass(error):
             raise
@@ -269,12 +271,20 @@ def _own_dtype(config: dict[str, Any], weights: Path | None) -> torch.dtype:
     return _DTYPES[name] if name else _stored_dtype(weights) if weights else torch.float32
 
 
-def model_length(model: PreTrainedModel) -> int:
-    """Return the model's maximal length in tokens. Raises ModelUnsupported if it gives none."""
+def model_length(model: PreTrainedModel, configured: int | None = None) -> int:
+    """Return the model's maximal length in tokens.
+
+    configured: what the operator says, of a model that gives none.
+
+    Raises ModelUnsupported if neither does.
+    """
     length = context_length(model.config.get_text_config(decoder=True).to_dict())
-    if length is None:
-        raise ModelUnsupported("config.json gives no max_position_embeddings")
-    return length
+    if length is None and configured is None:
+        raise ModelUnsupported(
+            "config.json gives no max_position_embeddings: say with --max-model-len how long its "
+            "texts may be"
+        )
+    return length or configured or 0
 
 
 def _weight_files(model_path: Path) -> list[Path]:

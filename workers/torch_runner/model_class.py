@@ -84,11 +84,11 @@ def choose_class(folder: Path, trusts_code: bool = False) -> ModelChoice:
 def has_class(config: dict[str, Any]) -> bool:
     """Return whether transformers has the class that a configuration names, and its type."""
     import transformers
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     names, kind = config.get("architectures"), config.get("model_type")
     name = names[0] if isinstance(names, list) and names else None
-    known = isinstance(kind, str) and SAME_TYPES.get(kind, kind) in CONFIG_MAPPING_NAMES
+    known = isinstance(kind, str) and SAME_TYPES.get(kind, kind) in CONFIG_MAPPING
     if not known or not isinstance(name, str) or not name.isidentifier():
         return False
     return hasattr(getattr(transformers, name, None), "from_pretrained")
@@ -118,9 +118,7 @@ def _text_part(
         whole = _whole_config(folder, config)
         text = whole.get_text_config(decoder=True)
     except Exception as error:  # whatever transformers raises for a folder
-        raise ModelUnsupported(
-            f"{folder} cannot be loaded: {named_in_one_line(error)}"
-        ) from error
+        raise ModelUnsupported(f"{folder} cannot be loaded: {named_in_one_line(error)}") from error
     if text is whole or any(getattr(each, "is_encoder_decoder", False) for each in (whole, text)):
         raise refusal
     model_class = _class_of_text(name, text)

@@ -25,7 +25,7 @@ def text_generator(text_class: Any, whole_class: Any) -> Any | None:
     if not head or _MORE.search(after):
         return None
 
-    def __init__(self: Any, config: Any) -> None:  # noqa: N807
+    def __init__(self: Any, config: Any) -> None:
         text_class.__bases__[0].__init__(self, config)
         self.model = text_class(config)
         self.vocab_size = config.vocab_size
@@ -45,7 +45,7 @@ def text_generator(text_class: Any, whole_class: Any) -> Any | None:
         )
         states = output.last_hidden_state
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        return CausalLMOutputWithPast(logits=self.lm_head(states[:, kept]))  # type: ignore[arg-type]
+        return CausalLMOutputWithPast(logits=self.lm_head(states[:, kept]))
 
     members = {
         "__init__": __init__,

@@ -35,7 +35,8 @@ def find_renames(model: PreTrainedModel, folder: Path) -> dict[str, str]:
         raise ModelUnsupported(f"{folder} has no {tail} of {shape}, the text's embeddings")
     prefix = max((name.removesuffix(tail) for name in found), key=_counter(names))
     renames = {} if prefix in ("", base) else {f"^{re.escape(prefix)}": base}
-    head = _name_of(model, model.get_output_embeddings())
+    output: Callable[[], object] = model.get_output_embeddings
+    head = _name_of(model, output())
     for name in _ending(names, head):
         if name != head and names[name] == shape:
             renames = {f"^{re.escape(name)}$": head} | renames
@@ -57,8 +58,9 @@ def adopt_conversions(model_class: Any, text_type: str, whole_type: str) -> None
 
     text_type, whole_type: the types of both configurations.
     """
-    own = (get_checkpoint_conversion_mapping(each) for each in (model_class.__name__, text_type))
-    conversions = get_checkpoint_conversion_mapping(whole_type)
+    conversions_of: Callable[[str], Any] = get_checkpoint_conversion_mapping
+    own = (conversions_of(each) for each in (model_class.__name__, text_type))
+    conversions = conversions_of(whole_type)
     if conversions is not None and not any(each is not None for each in own):
         register_checkpoint_conversion_mapping(model_class.__name__, conversions)
 

@@ -11,7 +11,10 @@ _MIB = 1 << 20
 PLAUSIBLE: dict[str, tuple[dict[str, Any], int]] = {
     "tiny": ({"num_hidden_layers": 2, "hidden_size": 32, "vocab_size": 200}, 80_000),
     "no numbers": ({"num_hidden_layers": "two", "vocab_size": None, "hidden_size": True}, 0),
-    "2 bits": ({"vocab_size": 128_256, "hidden_size": 8192, "num_hidden_layers": 80}, 20_000 * _MIB),
+    "2 bits": (
+        {"vocab_size": 128_256, "hidden_size": 8192, "num_hidden_layers": 80},
+        20_000 * _MIB,
+    ),
     "a large vocabulary": ({"vocab_size": 262_144, "hidden_size": 640}, 200 * _MIB),
     "a long context": ({"max_position_embeddings": 10_485_760, "n_layer": 48}, _MIB),
 }

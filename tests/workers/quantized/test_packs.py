@@ -113,7 +113,10 @@ def test_what_has_no_kernel_is_expanded_and_said(
         ({"quant_method": "awq", "bits": 4, "version": "gemv"}, "AWQ weights in the layout gemv"),
         ({"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized"}, "nvfp4-pack"),
         ({"quant_method": "compressed-tensors", "transform_config": {"a": 1}}, "transforms"),
-        ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "ModelOpt weights in the format NVFP4"),
+        (
+            {"quant_method": "modelopt", "quant_algo": "NVFP4"},
+            "ModelOpt weights in the format NVFP4",
+        ),
         ({"quant_method": "modelopt"}, "ModelOpt weights in the format of each layer"),
         ({"bits": 4}, "quantized by an unnamed method"),
     ],

@@ -103,7 +103,15 @@ def test_biases_of_zeros_are_told(llama: Path) -> None:
 
 @pytest.mark.parametrize(
     "end",
-    ["weight_scale", "weight_scale_inv", "qweight", "g_idx", "weight_zero_point", "absmax", "scales"],
+    [
+        "weight_scale",
+        "weight_scale_inv",
+        "qweight",
+        "g_idx",
+        "weight_zero_point",
+        "absmax",
+        "scales",
+    ],
 )
 def test_what_is_left_of_a_quantization_is_refused(llama: Path, end: str) -> None:
     name = f"model__layers__0__mlp__up_proj__{end}"

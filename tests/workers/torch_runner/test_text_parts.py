@@ -106,6 +106,28 @@ def test_engines_generate_what_the_whole_does(tmp_path: Path, name: str) -> None
     assert found == expected[0, len(prompt) :].tolist()
 
 
+def test_the_text_may_be_in_8_bit_floats(tmp_path: Path) -> None:
+    whole = save_whole(tmp_path, "Qwen3VL")
+    file, config = tmp_path / "model.safetensors", tmp_path / "config.json"
+    tensors = load_file(file)
+    for name, weight in dict(tensors).items():
+        if "language_model.layers" in name and name.endswith("proj.weight"):
+            scale = weight.abs().max() / 448
+            tensors[name] = (weight / scale).to(torch.float8_e4m3fn)
+            tensors[f"{name}_scale"] = scale
+            whole.get_parameter(name).data = tensors[name].float() * scale
+    save_file(tensors, file)
+    quantization = {"quant_method": "modelopt", "quant_algo": "FP8"}
+    config.write_text(
+        json.dumps(json.loads(config.read_text()) | {"quantization_config": quantization})
+    )
+    lines: list[str] = []
+    model = loaded(tmp_path, lines)
+    torch.testing.assert_close(logits(model), logits(whole))
+    assert any(line.startswith("14 weights of 8-bit floats") for line in lines)
+    assert any("weights have no use in text" in line for line in lines)
+
+
 def test_a_bias_of_the_texts_layers_is_refused_and_one_of_the_towers_is_not(tmp_path: Path) -> None:
     save_whole(tmp_path, "Mistral3")
     file = tmp_path / "model.safetensors"
