@@ -89,7 +89,7 @@ def test_modelopts_own_file_beside_a_configuration_that_says_nothing(tmp_path: P
 
 def test_a_quantization_of_the_text_alone(tmp_path: Path) -> None:
     inner = {"quant_method": "modelopt", "quant_algo": "NVFP4"}
-    config = {"thinker_config": {"text_config": {"quantization_config": inner}}}
+    config: dict[str, Any] = {"thinker_config": {"text_config": {"quantization_config": inner}}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(StoredQuantizationError, match="NVFP4"):
         stored_quantization(tmp_path)
