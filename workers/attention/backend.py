@@ -6,6 +6,8 @@ from typing import Protocol
 
 import torch
 
+from headrace.workers.sequence.state_use import StateUse
+
 
 @dataclass(frozen=True, slots=True)
 class KVLayerShape:
@@ -50,12 +52,14 @@ class Span:
 
     context: tokens of the sequence before its first row.
     blocks: the sequence's blocks of the cache, enough for context + num_rows tokens.
+    state: where the sequence's recurrent state is; None: it has none.
     """
 
     first_row: int
     num_rows: int
     context: int
     blocks: Sequence[int]
+    state: StateUse | None = None
 
     @property
     def length(self) -> int:

@@ -19,6 +19,9 @@ from headrace.workers.attention.backend import AttentionBackend, AttentionOption
 from headrace.workers.errors import ModelUnsupported
 
 _numbers = itertools.count()
+# Kinds of layers in transformers' configurations. A hybrid layer attends beside a recurrent part.
+_WITHOUT_ATTENTION = frozenset({"linear_attention", "conv", "mamba", "moe", "mlp", "dummy"})
+_UNBOUNDED = frozenset({"full_attention", "attention", "hybrid"})
 _HARMLESS_TENSORS = frozenset({"position_ids", "cache_position"})
 
 
@@ -44,11 +47,16 @@ class AttentionHook:
         _register(self)
 
     def probe(
-        self, model: PreTrainedModel, run: Callable[[torch.Tensor], object] | None = None
+        self,
+        model: PreTrainedModel,
+        run: Callable[[torch.Tensor], object] | None = None,
+        *,
+        may_have_none: bool = False,
     ) -> None:
         """Learn the model's attention layers from a forward pass of two tokens.
 
         run: runs the model on token ids [1, 2]; None: as a generator of tokens.
+        may_have_none: whether the model may do without attention.
 
         Raises ModelUnsupported if no layer calls this hook, or if one needs what paged attention
         lacks.
@@ -59,7 +67,7 @@ class AttentionHook:
             model(input_ids=token_ids, position_ids=token_ids, use_cache=False)
         else:
             run(token_ids)
-        if not self.layers:
+        if not self.layers and not may_have_none:
             raise ModelUnsupported(
                 f"{type(model).__name__} does not do its attention through transformers' "
                 "attention interface"
@@ -73,10 +81,11 @@ class AttentionHook:
         missing. Raises ModelUnsupported.
         """
         types = getattr(model.config.get_text_config(), "layer_types", None) or []
+        types = [kind for kind in types if kind not in _WITHOUT_ATTENTION]
         if len(types) != len(self.options):
             return
         for number, (kind, options) in enumerate(zip(types, self.options, strict=True)):
-            if kind != "full_attention" and options.window is None:
+            if kind not in _UNBOUNDED and options.window is None:
                 raise ModelUnsupported(f"layer {number} has {kind}, which paged attention lacks")
 
     def number_of(self, module: torch.nn.Module) -> int:

@@ -19,8 +19,10 @@ from headrace.workers.attention.hook import attention_of
 from headrace.workers.errors import ModelUnsupported
 from headrace.workers.sampling.batch import flatten
 from headrace.workers.sequence.sequence import Chunk, Sequence
+from headrace.workers.sequence.state_use import StateUse
 
 _LENGTHS = (13, 31)  # tokens of the two sequences
+CHECKED_STATE_SLOTS = 4  # see _state_uses
 _EXACT_TOLERANCE = 2e-3
 _ROUNDED_TOLERANCE = 0.15
 _QUANTIZED_TOLERANCE = 0.5  # 8 bits for weights and rows cost 0.2; another architecture 1 and more
@@ -132,11 +134,24 @@ def _steps(first: Sequence, second: Sequence) -> list[list[Chunk]]:
     ]
     return [
         [
-            Chunk(sequence, start, end - start, True)
-            for sequence, start, end in step
+            Chunk(sequence, start, end - start, True, state=state)
+            for (sequence, start, end), state in zip(step, states, strict=True)
             if end > start >= 0
         ]
-        for step in steps
+        for step, states in zip(steps, _state_uses(), strict=True)
+    ]
+
+
+def _state_uses() -> list[tuple[StateUse, StateUse]]:
+    """Return what the chunks of the three steps do with recurrent states, if there are any.
+
+    The second sequence continues from a snapshot, in another slot than it began in.
+    """
+    first, second = StateUse(0), StateUse(3)
+    return [
+        (first, StateUse(1, saved_to=2)),
+        (StateUse(3, restored_from=2), first),
+        (first, second),
     ]
 
 
