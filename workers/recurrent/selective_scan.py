@@ -64,10 +64,10 @@ def selective_scan(
     state: torch.Tensor,
     inputs: torch.Tensor,
     dt: torch.Tensor,
-    A: torch.Tensor,  # noqa: N803 (the names of the paper, and of transformers' arguments)
-    B: torch.Tensor,  # noqa: N803
-    C: torch.Tensor,  # noqa: N803
-    D: torch.Tensor | None = None,  # noqa: N803
+    A: torch.Tensor,
+    B: torch.Tensor,
+    C: torch.Tensor,
+    D: torch.Tensor | None = None,
     z: torch.Tensor | None = None,
     delta_bias: torch.Tensor | None = None,
     delta_softplus: bool = False,
