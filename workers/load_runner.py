@@ -97,13 +97,13 @@ def load_runner(
     if shared is not None and fingerprint_weights(model_path) != shared.fingerprint:
         shared = None  # changed meanwhile: the weights that were read match neither fingerprint
     log(f"{type(model).__name__} in {model.dtype} on {device}, {threads} threads")
-    longest = model_length(model)
-    max_model_len = choose_length(config, longest)
     hook = AttentionHook()
     with phases.phase("compile"), torch.inference_mode(), products_skipped():
         states = probe_layers(model, hook)
     if states:
         check_options(config)
+    longest = model_length(model)
+    max_model_len = choose_length(config, longest)
     slots: AdapterSlots | None = None
     compiled = _compile(
         model, hook, config, max_model_len, threads, log, phases, shared, is_recurrent=bool(states)
@@ -263,7 +263,7 @@ def _runner_factory(
             choice,
             max_model_len=max_model_len,
             num_blocks=num_blocks,
-            speculates=config.speculative_config is not None,
+            speculates=config.speculative_config is not None and not states,
             cache_dtype=cache_dtype,
             slots=slots,
             state_shapes=states,

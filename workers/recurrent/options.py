@@ -8,8 +8,3 @@ def check_options(config: EngineConfig) -> None:
     """Check the options; raises ModelUnsupported if one does not go with recurrent layers."""
     if config.enable_lora:
         raise ModelUnsupported("enable_lora: models with recurrent layers take no adapters")
-    if config.speculative_config is not None:
-        raise ModelUnsupported(
-            "speculative_config: a draft that is rejected cannot be taken back out of the state of "
-            "recurrent layers"
-        )

@@ -45,8 +45,13 @@ def probe_layers(model: PreTrainedModel, hook: AttentionHook) -> StateShapes:
     def run(token_ids: torch.Tensor) -> None:
         model(input_ids=token_ids, position_ids=token_ids, use_cache=False, cache=recorder)
 
-    with recorder.watching():
-        hook.probe(model, run, may_have_none=True)
+    try:
+        with recorder.watching():
+            hook.probe(model, run, may_have_none=True)
+    except (LookupError, AttributeError) as error:
+        raise ModelUnsupported(
+            f"{name} keeps more in its cache than keys, values and recurrent states ({error!r})"
+        ) from error
     if not recorder.shapes:
         raise ModelUnsupported(
             f"{name} keeps a recurrent state in its layers, where sequences cannot have their own"

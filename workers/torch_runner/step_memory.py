@@ -44,7 +44,7 @@ def measure_step_bytes(
     before = torch.cuda.memory_allocated(model.device)
     torch.cuda.reset_peak_memory_stats(model.device)
     runner.run(largest_prefill(step_tokens, max_model_len, config.block_size))
-    speculation = config.speculative_config
+    speculation = None if state_shapes else config.speculative_config
     rows_per_sequence = 1 + (speculation.num_speculative_tokens if speculation else 0)
     runner.run(largest_sampling(min(config.max_num_seqs * rows_per_sequence, step_tokens)))
     peak = torch.cuda.max_memory_allocated(model.device) - before

@@ -153,6 +153,21 @@ RECURRENT: dict[str, tuple[str, str, dict[str, Any]]] = {
         {"num_experts": 4, "moe_intermediate_size": 16, "router_hidden_size": 16},
     ),
     "lara_mini": ("LaraMiniConfig", "LaraMiniForCausalLM", {**_DELTA, **_EXPERTS}),
+    "qwen4_exp": (
+        "Qwen4ExpTextConfig",
+        "Qwen4ExpForCausalLM",
+        {
+            **_DELTA,
+            **_EXPERTS,
+            "hc_lowrank": 8,
+            "ple_layer_ids": [1],
+            "ngram_vocab_size_base": 50,
+            "heads_per_ngram": 2,
+            "make_ngram_vocab_size_divisible_by": 8,
+            "split_ngram_parts": 1,
+            "eos_token_id": 0,
+        },
+    ),
     "minimax": (
         "MiniMaxConfig",
         "MiniMaxForCausalLM",
@@ -167,7 +182,10 @@ def tiny_recurrent(name: str, **options: object) -> PreTrainedModel:
     Its weights are large enough that texts do not repeat.
     """
     config_name, class_name, own = RECURRENT[name]
-    config = getattr(transformers, config_name)(**{**_COMMON, **own, **options})
+    settings = {**_COMMON, **own, **options}
+    if class_name.startswith(("Mamba", "FalconMamba")):  # they have no positions
+        del settings["max_position_embeddings"]
+    config = getattr(transformers, config_name)(**settings)
     torch.manual_seed(len(name))
     model: PreTrainedModel = getattr(transformers, class_name)(config)
     generator = torch.Generator().manual_seed(1)
