@@ -153,21 +153,6 @@ RECURRENT: dict[str, tuple[str, str, dict[str, Any]]] = {
         {"num_experts": 4, "moe_intermediate_size": 16, "router_hidden_size": 16},
     ),
     "lara_mini": ("LaraMiniConfig", "LaraMiniForCausalLM", {**_DELTA, **_EXPERTS}),
-    "qwen4_exp": (
-        "Qwen4ExpTextConfig",
-        "Qwen4ExpForCausalLM",
-        {
-            **_DELTA,
-            **_EXPERTS,
-            "hc_lowrank": 8,
-            "ple_layer_ids": [1],
-            "ngram_vocab_size_base": 50,
-            "heads_per_ngram": 2,
-            "make_ngram_vocab_size_divisible_by": 8,
-            "split_ngram_parts": 1,
-            "eos_token_id": 0,
-        },
-    ),
     "minimax": (
         "MiniMaxConfig",
         "MiniMaxForCausalLM",
