@@ -110,24 +110,37 @@ class StateCache:
         return border - start if end < len(sequence.token_ids) and border > start else count
 
     def use(self, chunks: list[Chunk]) -> list[Chunk]:
-        """Return the chunks of a step that is about to be launched, with what they do to slots."""
+        """Return the chunks of a step that is about to be launched, with what they do to slots.
+
+        Most come back as they are: `plain_use` is already theirs.
+        """
         used = []
+        restored = []
         for chunk in chunks:
             held = chunk.sequence.state
             assert held is not None
             saved_to = self._slot_to_save(chunk, held)
+            if held.restored_from is not None:
+                restored.append(held)
+            elif saved_to is None:
+                used.append(chunk)
+                continue
             use = StateUse(held.slot, held.restored_from, saved_to)
             used.append(replace(chunk, state=use))
             if saved_to is not None:
-                is_kept = self._is_kept(chunk, held)
-                held.saved_at, held.kept_at = chunk.end, chunk.end if is_kept else held.kept_at
-                self._saving[saved_to] = _Saving(used[-1], not is_kept)
-        for chunk in chunks:
-            held = chunk.sequence.state
-            if held is not None and held.restored_from is not None:
-                self.slots.unpin(held.restored_from)
-                held.restored_from = None
+                self._note_saving(saved_to, used[-1], held)
+        for held in restored:
+            assert held.restored_from is not None
+            self.slots.unpin(held.restored_from)
+            held.restored_from = None
         return used
+
+    def _note_saving(self, slot: int, chunk: Chunk, held: HeldState) -> None:
+        is_kept = self._is_kept(chunk, held)
+        held.saved_at = chunk.end
+        if is_kept:
+            held.kept_at = chunk.end
+        self._saving[slot] = _Saving(chunk, not is_kept)
 
     def commit(self, chunk: Chunk) -> None:
         """Let others find the snapshot that a chunk has made, unless its slot was taken away."""

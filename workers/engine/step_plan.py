@@ -72,4 +72,5 @@ def _chunk(sequence: Sequence, count: int) -> Chunk:
     if sequence.lacks_prompt_logprobs:
         known = len(sequence.prompt_logprobs)
         positions = range(max(start, known), min(end, sequence.num_prompt - 1))
-    return Chunk(sequence, start, count, end == len(sequence.token_ids), positions)
+    state = None if sequence.state is None else sequence.state.plain_use
+    return Chunk(sequence, start, count, end == len(sequence.token_ids), positions, state=state)

@@ -1,16 +1,20 @@
 """Which snapshots of states are made, who finds them, and what happens when slots are short."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from headrace.protocol.config import SpeculativeConfig
+from headrace.protocol.config import EngineConfig, SpeculativeConfig
 from headrace.protocol.to_worker import Generate
+from headrace.workers.build import build_engine
 from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.fake_runner import FakeRunner
+from headrace.workers.engine.state_cache import StateCache
 from headrace.workers.engine.state_slots import StateSlots
+from headrace.workers.sequence.sequence import Chunk, Sequence
 from tests.workers.driving import Answer, request, run
 from tests.workers.engine.stateful import (
     StatefulRunner,
@@ -183,6 +187,115 @@ def test_the_only_slot_is_taken_with_the_snapshot_in_it() -> None:
     assert (cached(answers["b"]), runner_of(engine).num_restored) == (96, 0)
     assert [answers["a"].tokens, answers["b"].tokens] == [text_of(one), text_of(other)]
     assert_empty(engine)
+
+
+def test_a_snapshot_that_is_being_read_makes_a_newcomer_wait_for_one_step() -> None:
+    engine = long_engine(num_state_slots=3)
+    prompt = words(1, 100)
+    ask(engine, prompt, max_tokens=1)
+    arrivals = [
+        (0, request("a", words(2, 20), max_tokens=30)),
+        (1, request("b", prompt, max_tokens=9)),
+        (1, request("c", prompt, max_tokens=9)),
+    ]
+    running = []
+    answers = run(engine, arrivals, lambda step: running.append(engine.stats().running))
+    first = running.index(2)
+    assert running[first : first + 2] == [2, 3]
+    assert [cached(answers[name]) for name in "bc"] == [96, 96]
+    assert runner_of(engine).num_restored == 1  # the second one has taken the snapshot's own slot
+    for _, one in arrivals:
+        assert answers[one.request_id].tokens == text_of(one)
+    assert_empty(engine)
+
+
+def test_a_newcomer_takes_the_slot_of_a_sequence_whose_tenant_has_several() -> None:
+    engine = long_engine(num_state_slots=2)
+    arrivals = [
+        (0, replace(request("a", words(1, 20), max_tokens=40), tenant="much")),
+        (0, replace(request("b", words(2, 20), max_tokens=40), tenant="much")),
+        (4, replace(request("c", words(3, 20), max_tokens=5), tenant="little")),
+    ]
+    answers = run(engine, arrivals)
+    assert engine.stats().preemptions == 1
+    for _, one in arrivals:
+        assert answers[one.request_id].tokens == text_of(one)
+    assert_empty(engine)
+
+
+def test_a_slot_that_a_snapshot_is_being_saved_to_is_given_to_a_newcomer() -> None:
+    engine = long_engine(num_state_slots=2)
+    one, other = request("a", words(1, 100)), request("b", words(2, 100))
+    engine.add(one)
+    engine.step()
+    assert states_of(engine)._saving
+    engine.add(other)
+    texts: dict[str, list[int]] = {"a": [], "b": []}
+    most = 0
+    while engine.has_work:
+        for output in engine.step():
+            texts[output.request_id] += output.token_ids
+        most = max(most, engine.stats().running)
+    assert texts == {"a": text_of(one), "b": text_of(other)}
+    assert most == 2
+    assert_empty(engine)
+
+
+def admitted(states: StateCache, name: str) -> Sequence:
+    sequence = Sequence.of(request(name, words(1, 64)), 1, 0.0)
+    found = states.usable_prefix(sequence, [0] * len(sequence.block_hashes(3, 16)))
+    assert states.admit(sequence, len(found), len(found))
+    sequence.num_computed = 16 * len(found)
+    return sequence
+
+
+def chunk_to(sequence: Sequence, end: int) -> Chunk:
+    return Chunk(sequence, sequence.num_computed, end - sequence.num_computed, False)
+
+
+def test_what_was_saved_to_a_slot_is_no_snapshot_once_another_is_saved_there() -> None:
+    states = StateCache(1, 16, makes_snapshots=True)
+    slot = states.slots.take()
+    assert slot is not None
+    states.slots.give_back(slot)
+    sequence = admitted(states, "a")
+    states.slots.give_back(slot)  # as if the sequence had another one
+    (first,) = states.use([chunk_to(sequence, 32)])
+    assert first.state is not None
+    assert first.state.saved_to == slot
+    assert states._take() == slot
+    states.slots.give_back(slot)
+    (second,) = states.use([chunk_to(sequence, 64)])
+    states.commit(first)
+    assert states.slots.snapshot_count == 0
+    states.commit(second)
+    assert states.slots.find(sequence.block_hashes(4, 16)[3]) == slot
+
+
+def test_a_sequence_that_ends_before_its_first_chunk_leaves_its_snapshot_unpinned() -> None:
+    states = StateCache(3, 16, makes_snapshots=True)
+    first = admitted(states, "a")
+    states.commit(*states.use([chunk_to(first, 48)]))
+    states.release(first)
+    second = admitted(states, "b")
+    assert second.state is not None
+    assert second.state.restored_from is not None
+    states.release(second)
+    assert [states.slots.take() for _ in range(3)].count(None) == 0
+
+
+def test_what_is_not_used_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    runner = StatefulRunner(num_state_slots=5, vocab_size=50, **LONG)
+    monkeypatch.setattr("headrace.workers.build.build_runner", lambda *_: runner)
+    config = EngineConfig(
+        speculative_config=SpeculativeConfig(method="ngram", num_speculative_tokens=4)
+    )
+    lines: list[str] = []
+    build_engine(tmp_path, config, 1, lines.append)
+    assert [line for line in lines if "state" in line] == [
+        "cache of recurrent layers' states: 5 slots",
+        "speculative_config: not used, a recurrent layer's state cannot take drafts back",
+    ]
 
 
 @overlapping

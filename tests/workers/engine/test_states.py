@@ -24,10 +24,12 @@ requests = st.builds(
     lambda prompt, priority, tenant, **params: replace(
         request("?", prompt, **params), priority=priority, tenant=tenant
     ),
-    # few different tokens, so that prefixes coincide
-    st.one_of(
-        st.lists(st.integers(0, 1), min_size=1, max_size=30),
-        st.integers(1, 30).map(lambda length: [7] * length),
+    # few different beginnings, so that prefixes coincide
+    st.builds(
+        lambda token, length, rest: [token] * length + rest,
+        st.sampled_from([3, 7]),
+        st.integers(1, 26),
+        st.lists(st.integers(0, 1), max_size=4),
     ),
     st.integers(-1, 1),
     st.sampled_from(["much", "much", "much", "little"]),
@@ -53,7 +55,7 @@ def sleep_and_wake(engine: Engine) -> None:
     engine.restore_cache()
 
 
-@settings(max_examples=120, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None, derandomize=True)
 @given(engines, scripts, scripts)
 def test_texts_are_those_without_states(
     engine: Engine, script: list[tuple[int, Generate]], later: list[tuple[int, Generate]]
@@ -66,7 +68,7 @@ def test_texts_are_those_without_states(
         sleep_and_wake(engine)
 
 
-@settings(max_examples=120, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None, derandomize=True)
 @given(engines, scripts, st.data())
 def test_whatever_ends_and_resets_leaves_no_slot_behind(
     engine: Engine, script: list[tuple[int, Generate]], data: st.DataObject
