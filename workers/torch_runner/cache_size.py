@@ -115,11 +115,8 @@ def _num_state_slots(config: EngineConfig, free: int, state_bytes: int, has_atte
         return 0
     share = free // 2 if has_attention and free > 2 * _MIN_STATE_SLOTS * state_bytes else free
     slots = max(0, min(share // state_bytes, config.max_num_seqs * _STATES_PER_SEQUENCE))
-    log.info(
-        "%d slots for states of recurrent layers, %.1f MiB in all",
-        slots,
-        slots * state_bytes / 2**20,
-    )
+    size = slots * state_bytes / 2**20
+    log.info("states of recurrent layers: %.1f KiB each, %.0f MiB in all", state_bytes / 1024, size)
     return slots
 
 
