@@ -2,14 +2,22 @@
 
 from typing import Any
 
+from headrace.protocol.to_worker import Generate
 from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.fake_runner import FakeRunner
 from headrace.workers.engine.state_cache import StateCache
 from headrace.workers.sequence.state_use import StateUse
+from tests.workers.driving import Answer, request, run
 from tests.workers.engine.overlapping import Job, LateRunner, overlapping_engine
 
 EMPTY = 0  # the state before the first token
+LONG: dict[str, Any] = {
+    "vocab_size": 50,
+    "max_model_len": 1024,
+    "num_blocks": 256,
+    "block_size": 16,
+}
 
 
 def digest(state: int, tokens: list[int]) -> int:
@@ -95,7 +103,7 @@ def assert_empty(engine: Engine) -> None:
     assert not any(snapshot.pins for snapshot in slots._snapshots.values())
 
 
-def plain_engine(**sizes: int) -> Engine:
+def plain_engine(**sizes: Any) -> Engine:
     """An engine whose runner runs one step after the other, without caches and states."""
     runner = FakeRunner(
         **{"vocab_size": 50, "max_model_len": 48, "num_blocks": 64, "block_size": 4, **sizes}
@@ -103,3 +111,34 @@ def plain_engine(**sizes: int) -> Engine:
     return assemble_engine(
         runner, max_num_seqs=8, max_num_batched_tokens=64, enable_prefix_caching=False
     )
+
+
+def long_engine(**options: Any) -> Engine:
+    """An engine without a clock, so that its steps have room for all the tokens that they may."""
+    options = {**LONG, "max_num_batched_tokens": 512, "clock": lambda: 0.0, **options}
+    engine = stateful_engine(**options)
+    engine._scheduler._budget._largest = 512
+    return engine
+
+
+def text_of(one: Generate) -> list[int]:
+    return run(plain_engine(**LONG), [(0, one)])[one.request_id].tokens
+
+
+def cached(answer: Answer) -> int:
+    admission = answer.outputs[0].admission
+    assert admission is not None
+    return admission.cached_tokens
+
+
+def ask(engine: Engine, prompt: list[int], max_tokens: int = 3, **params: Any) -> int:
+    """Run a request alone; its text is checked, and the number of its cached tokens returned."""
+    one = request("r", prompt, max_tokens=max_tokens, **params)
+    answer = run(engine, [(0, one)])["r"]
+    assert answer.tokens == text_of(one)
+    assert_empty(engine)
+    return cached(answer)
+
+
+def words(seed: int, count: int) -> list[int]:
+    return [(seed * 31 + index * index * 7) % 50 for index in range(count)]
