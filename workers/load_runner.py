@@ -110,12 +110,7 @@ def load_runner(
     )
     if compiled is None:
         with phases.phase("compile"):
-            _expand(model, log)
-            if is_slow_on_torch(model_path, config.dtype, model.dtype, device):
-                log("float32 instead, which is faster without compiled kernels")
-                to_float32(model)
-                states = in_float32(states)
-            prepare_linears(model, config, log)
+            states = _prepare_for_torch(model, model_path, config, states, log)
             slots = AdapterSlots.of(model, config.max_loras) if config.enable_lora else None
     cache_dtype = choose_cache_dtype(config.kv_cache_dtype, model.dtype)
     choice = choose_backend(hook, model.dtype, device, config.block_size, cache_dtype=cache_dtype)
@@ -160,6 +155,24 @@ def _expand(
     if num_expanded:
         size = f"{growth:.1f} times as large"
         log(f"{num_expanded} quantized weights expanded to {model.dtype}, {size}")
+
+
+def _prepare_for_torch(
+    model: PreTrainedModel,
+    model_path: Path,
+    config: EngineConfig,
+    states: StateShapes,
+    log: Callable[[str], None],
+) -> StateShapes:
+    """Change the model's weights to what torch's operations are fast with; return its states'
+    shapes after that."""
+    _expand(model, log)
+    if is_slow_on_torch(model_path, config.dtype, model.dtype, model.device):
+        log("float32 instead, which is faster without compiled kernels")
+        to_float32(model)
+        states = in_float32(states)
+    prepare_linears(model, config, log)
+    return states
 
 
 def _compile(

@@ -25,7 +25,7 @@ class StateShape:
         return prod(self.size) * self.dtype.itemsize
 
 
-class StateSlots:
+class StateTensors:
     """The states of all layers, for a number of slots.
 
     They are not zeroed: no slot is read before it is written.
@@ -55,7 +55,7 @@ class AdjacentSlots(LayerStates):
     begins: whether the sequences begin, so that they have no state yet.
     """
 
-    def __init__(self, slots: StateSlots, first: int, count: int, *, begins: bool) -> None:
+    def __init__(self, slots: StateTensors, first: int, count: int, *, begins: bool) -> None:
         super().__init__()
         self._tensors, self._range = slots.tensors, slice(first, first + count)
         self._begins = begins
@@ -73,7 +73,7 @@ class AdjacentSlots(LayerStates):
 class ScatteredSlots(LayerStates):
     """The states of sequences in any slots, gathered for each layer."""
 
-    def __init__(self, slots: StateSlots, numbers: Sequence[int]) -> None:
+    def __init__(self, slots: StateTensors, numbers: Sequence[int]) -> None:
         super().__init__()
         self._tensors = slots.tensors
         self._numbers = upload(numbers, torch.long, slots.device)
@@ -115,7 +115,7 @@ class StepStates(LayerStates):
     """What a model gets as its cache; its recurrent layers get those of the step's parts instead
     (see headrace.workers.recurrent.split)."""
 
-    def __init__(self, slots: StateSlots) -> None:
+    def __init__(self, slots: StateTensors) -> None:
         super().__init__()
         self._slots = slots
         self._saved: list[tuple[int, int]] = []

@@ -16,7 +16,7 @@ from headrace.workers.engine.runner import StepwiseRunner
 from headrace.workers.lora.adapter_files import LinearShape
 from headrace.workers.lora.store import AdapterStore
 from headrace.workers.recurrent.probe import StateShapes, state_bytes
-from headrace.workers.recurrent.slots import StateSlots, StepStates
+from headrace.workers.recurrent.slots import StateTensors, StepStates
 from headrace.workers.recurrent.split import CACHE
 from headrace.workers.sampling.batch import FlatBatch, compute_results, flatten
 from headrace.workers.sequence.engine_adapters import EngineAdapters
@@ -105,7 +105,7 @@ class ModelRunner(StepwiseRunner):
             )
             if self._state_shapes:
                 self._states = StepStates(
-                    StateSlots(self._state_shapes, self.num_state_slots, self._device)
+                    StateTensors(self._state_shapes, self.num_state_slots, self._device)
                 )
 
     def offload_weights(self) -> None:
