@@ -56,7 +56,7 @@ def probe_layers(model: PreTrainedModel, hook: AttentionHook) -> StateShapes:
         raise ModelUnsupported(
             f"{name} keeps a recurrent state in its layers, where sequences cannot have their own"
         )
-    split_layers(recorder.layers)
+    split_layers(recorder.modules)
     return recorder.shapes
 
 
@@ -90,14 +90,14 @@ class _Recorder(LayerStates):
     def __init__(self) -> None:
         super().__init__()
         self.shapes: StateShapes = {}
-        self.layers: dict[nn.Module, None] = {}  # in the order of their calls
+        self.modules: dict[nn.Module, None] = {}  # in the order of their calls
         self._running: list[nn.Module] = []
 
     def read(self, key: StateKey) -> None:
-        self.layers[self._running[-1]] = None
+        self.modules[self._running[-1]] = None
 
     def write(self, key: StateKey, state: torch.Tensor) -> None:
-        self.layers[self._running[-1]] = None
+        self.modules[self._running[-1]] = None
         self.shapes[key] = StateShape(tuple(state.shape[1:]), state.dtype)
 
     @contextmanager

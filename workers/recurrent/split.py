@@ -101,4 +101,6 @@ def _join(outputs: Sequence[Any]) -> Any:
     first = outputs[0]
     if isinstance(first, tuple):
         return tuple(_join(items) for items in zip(*outputs, strict=True))
-    return torch.cat(list(outputs), dim=1) if isinstance(first, torch.Tensor) else first
+    if not all(isinstance(output, torch.Tensor) for output in outputs):
+        return None
+    return torch.cat(list(outputs), dim=1)

@@ -26,7 +26,7 @@ def generated(model: PreTrainedModel, prompt: list[int]) -> list[int]:
         attention_mask=torch.ones((1, len(prompt)), dtype=torch.long),
         generation_config=settings,
     )
-    tokens = result.sequences[0, len(prompt) :].tolist()
+    tokens: list[int] = result.sequences[0, len(prompt) :].tolist()
     for number, logits in enumerate(result.logits):
         best = logits[0].topk(2).values
         if best[0] - best[1] < NEAR:

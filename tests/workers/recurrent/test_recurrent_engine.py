@@ -11,6 +11,7 @@ import transformers
 from transformers import PreTrainedModel
 
 from headrace.protocol.config import EngineConfig
+from headrace.workers import load_runner
 from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.attention.varlen import VarlenBackend
 from headrace.workers.build import build_engine
@@ -117,7 +118,12 @@ def test_what_cannot_be_is_refused_by_name(tmp_path: Path) -> None:
     assert "enable_lora" in rejection(tmp_path / "lfm2", enable_lora=True)
     assert "cpu_kernels" in rejection(tmp_path / "lfm2", cpu_kernels="portable")
     assert "states" in rejection(tmp_path / "lfm2", kv_cache_bytes=21_000)
-    sizes = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 3, "intermediate_size": 32}
+    sizes: dict[str, Any] = {
+        "vocab_size": 99,
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "intermediate_size": 32,
+    }
     gemma = transformers.RecurrentGemmaConfig(**sizes, num_attention_heads=2, lru_width=32)
     transformers.RecurrentGemmaForCausalLM(gemma).save_pretrained(tmp_path / "gemma")
     assert "in its layers" in rejection(tmp_path / "gemma")
@@ -149,3 +155,16 @@ def test_overlapping_steps(tmp_path: Path) -> None:
     answers = run(engine, [(n, request(f"{n}", p, max_tokens=NEW)) for n, p in enumerate(prompts)])
     for number, text in enumerate(texts):
         assert answers[f"{number}"].tokens[: len(text)] == text
+
+
+def test_states_follow_a_model_to_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path, "lfm2")
+    rounded = engine_of(tmp_path, dtype="bfloat16", kv_cache_bytes=2**17).runner
+    monkeypatch.setattr(load_runner, "is_slow_on_torch", lambda *_: True)
+    exact = engine_of(tmp_path, dtype="bfloat16", kv_cache_bytes=2**17).runner
+    assert rounded.num_state_slots == exact.num_state_slots
+    state = 2 * 32 * 3  # layers, channels, inputs
+    token = 2 * 2 * 8
+    for runner, size in ((rounded, 2), (exact, 4)):
+        numbers = runner.num_state_slots * state + runner.num_blocks * 16 * token
+        assert runner.cache_bytes == numbers * size

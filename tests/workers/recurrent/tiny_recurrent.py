@@ -181,4 +181,5 @@ def tiny_recurrent(name: str, **options: object) -> PreTrainedModel:
             )
             with torch.no_grad():
                 module.weight.copy_(torch.randn(module.weight.shape, generator=generator) * std)
-    return model.float().eval()
+    model.eval()
+    return model
