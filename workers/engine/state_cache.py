@@ -196,7 +196,7 @@ class StateCache:
         else:
             saved_blocks = (chunk.end - held.saved_at) // self._block_size
             is_wanted = saved_blocks >= MIN_BLOCKS_SAVED or chunk.end in held.stops
-        return self.slots.take() if is_wanted else None
+        return self.slots.take(is_snapshot=True) if is_wanted else None
 
     @staticmethod
     def _is_kept(chunk: Chunk, held: HeldState) -> bool:

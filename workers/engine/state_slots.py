@@ -5,6 +5,7 @@ snapshot, which is found by the hash of the last full block before it. If no slo
 snapshot that was used least recently gives its slot up, unless it is pinned.
 """
 
+from bisect import insort
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -23,7 +24,7 @@ class StateSlots:
 
     def __init__(self, num_slots: int) -> None:
         self.num_slots = num_slots
-        self._free = list(reversed(range(num_slots)))
+        self._free = list(range(num_slots))  # ascending
         self._snapshots: OrderedDict[int, _Snapshot] = OrderedDict()  # least recently used first
         self._slot_of: dict[bytes, int] = {}
 
@@ -41,10 +42,15 @@ class StateSlots:
         """Return the slot of the snapshot after the block with this hash; None: there is none."""
         return self._slot_of.get(block_hash)
 
-    def take(self) -> int | None:
-        """Hold a slot; return None if all are held or pinned."""
+    def take(self, *, is_snapshot: bool = False) -> int | None:
+        """Hold a slot; return None if all are held or pinned.
+
+        is_snapshot: whether it is for a snapshot. Those get the highest free slots and sequences
+        the lowest, so that running sequences are side by side: a batch of them is then read and
+        written in place.
+        """
         if self._free:
-            return self._free.pop()
+            return self._free.pop(-1 if is_snapshot else 0)
         for slot, snapshot in self._snapshots.items():
             if not snapshot.pins:
                 self._forget(slot)
@@ -53,7 +59,7 @@ class StateSlots:
 
     def give_back(self, slot: int) -> None:
         """Free a slot that is held."""
-        self._free.append(slot)
+        insort(self._free, slot)
 
     def register(self, slot: int, block_hash: bytes, owner: int | None) -> None:
         """Turn a held slot into a snapshot, that `find` returns by its hash.
@@ -63,7 +69,7 @@ class StateSlots:
         """
         equal = self._slot_of.get(block_hash)
         if equal is not None:
-            self._free.append(slot)
+            insort(self._free, slot)
             self._snapshots[equal].owner = None
             self._snapshots.move_to_end(equal)
             return
@@ -78,7 +84,7 @@ class StateSlots:
         snapshot = self._snapshots[slot]
         if snapshot.owner == owner and not snapshot.pins:
             self._forget(slot)
-            self._free.append(slot)
+            insort(self._free, slot)
 
     def pin(self, slot: int) -> None:
         """Keep a snapshot until `unpin`. It counts as used now, and is nobody's any more."""
@@ -93,7 +99,7 @@ class StateSlots:
         snapshot.pins -= 1
         if not snapshot.pins and snapshot.block_hash is None:
             self._forget(slot)
-            self._free.append(slot)
+            insort(self._free, slot)
 
     def claim(self, slot: int) -> bool:
         """Hold a snapshot's slot with the state that is in it; return False if it is pinned."""
@@ -109,7 +115,7 @@ class StateSlots:
             snapshot.block_hash = None
             if not snapshot.pins:
                 self._forget(slot)
-                self._free.append(slot)
+                insort(self._free, slot)
 
     def _forget(self, slot: int) -> None:
         snapshot = self._snapshots.pop(slot)

@@ -95,3 +95,11 @@ def test_only_its_owner_discards_a_snapshot_that_nobody_else_has_used() -> None:
     assert slots.snapshot_count == 2
     assert slots.find(b"mine") is None
     assert slots.free_count == 2
+
+
+def test_sequences_are_side_by_side() -> None:
+    slots = StateSlots(6)
+    assert [slots.take(), slots.take(is_snapshot=True), slots.take(), slots.take()] == [0, 5, 1, 2]
+    slots.give_back(1)
+    slots.give_back(5)
+    assert [slots.take(is_snapshot=True), slots.take()] == [5, 1]
