@@ -172,7 +172,7 @@ def tiny_recurrent(name: str, **options: object) -> PreTrainedModel:
         del settings["max_position_embeddings"]
     config = getattr(transformers, config_name)(**settings)
     torch.manual_seed(len(name))
-    model: PreTrainedModel = getattr(transformers, class_name)(config)
+    model: Any = getattr(transformers, class_name)(config)
     generator = torch.Generator().manual_seed(1)
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv1d | nn.Embedding):
@@ -181,5 +181,5 @@ def tiny_recurrent(name: str, **options: object) -> PreTrainedModel:
             )
             with torch.no_grad():
                 module.weight.copy_(torch.randn(module.weight.shape, generator=generator) * std)
-    model.eval()
-    return model
+    made: PreTrainedModel = model.eval()
+    return made
