@@ -23,6 +23,7 @@ from headrace.workers.prepare.gguf_vocabulary import (
 )
 
 _BYTE_LEVEL = "gpt2"
+_WHOLE_LINES = "gemma4"
 UNLIMITED = 10**30  # what transformers takes for no limit of a text's tokens
 _SPACE = "\u2581"  # SentencePiece's
 _MAX_MERGED = 64  # characters of a token that is put together
@@ -67,6 +68,8 @@ def _make(vocabulary: Vocabulary) -> tuple[Any, Splitting]:
     """Return a tokenizer without special tokens, and how it splits texts."""
     if vocabulary.model == SENTENCEPIECE:
         return _sentencepiece(vocabulary), Splitting((), adds_bos=True)
+    if _WHOLE_LINES in (vocabulary.model, vocabulary.pre):
+        return _by_lines(vocabulary), Splitting((), adds_bos=True)
     if vocabulary.model != _BYTE_LEVEL:
         raise GGUFError(f"has a tokenizer of the kind {vocabulary.model!r}, which is not read")
     splitting = SPLITTINGS.get(vocabulary.pre or "default")
@@ -81,12 +84,7 @@ def _byte_level(vocabulary: Vocabulary, splitting: Splitting) -> Any:
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     numbers = {token: number for number, token in enumerate(vocabulary.tokens)}
-    merges = [_pair(merge) for merge in vocabulary.merges]
-    known = [
-        (left, right)
-        for left, right in merges
-        if left in numbers and right in numbers and left + right in numbers
-    ]
+    known = _known(vocabulary, numbers)
     model = models.BPE(vocab=numbers, merges=known, ignore_merges=splitting.whole_words)
     tokenizer = Tokenizer(model)
     if splitting.composes:
@@ -100,34 +98,67 @@ def _byte_level(vocabulary: Vocabulary, splitting: Splitting) -> Any:
     return tokenizer
 
 
+def _by_lines(vocabulary: Vocabulary) -> Any:
+    """Return Gemma 4's tokenizer: SentencePiece's spaces and bytes, but merges as in the file."""
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+
+    numbers = {token: number for number, token in enumerate(vocabulary.tokens)}
+    if not vocabulary.merges:
+        raise GGUFError("has no merges for its tokenizer")
+    tokenizer = Tokenizer(
+        models.BPE(vocab=numbers, merges=_known(vocabulary, numbers), **_fallback(vocabulary))
+    )
+    tokenizer.normalizer = normalizers.Replace(" ", _SPACE)
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("\n+"), "isolated")
+    tokenizer.decoder = _with_spaces(strips=False)
+    return tokenizer
+
+
+def _known(vocabulary: Vocabulary, numbers: dict[str, int]) -> list[tuple[str, str]]:
+    """Return the file's merges of tokens into a token."""
+    pairs = map(_pair, vocabulary.merges)
+    return [
+        (left, right)
+        for left, right in pairs
+        if left in numbers and right in numbers and left + right in numbers
+    ]
+
+
+def _fallback(vocabulary: Vocabulary) -> dict[str, Any]:
+    """Return what becomes of characters without a token: bytes, or the unknown token."""
+    unknown = vocabulary.special.get("unk")
+    return {
+        "unk_token": None if unknown is None else vocabulary.tokens[unknown],
+        "fuse_unk": True,
+        "byte_fallback": any(True for _ in vocabulary.of_type(BYTE)),
+    }
+
+
+def _with_spaces(strips: bool) -> Any:
+    """Return what turns tokens with SentencePiece's spaces into a text. strips: its first space."""
+    from tokenizers import decoders
+
+    steps: list[Any] = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    return decoders.Sequence([*steps, *([decoders.Strip(content=" ", left=1)] if strips else [])])
+
+
 def _pair(merge: str) -> tuple[str, str]:
     place = merge.find(" ", 1)
     return (merge, "") if place < 0 else (merge[:place], merge[place + 1 :])
 
 
 def _sentencepiece(vocabulary: Vocabulary) -> Any:
-    from tokenizers import Tokenizer, decoders, models, normalizers
+    from tokenizers import Tokenizer, models, normalizers
 
     if len(vocabulary.scores) < len(vocabulary.tokens):
         raise GGUFError("has no scores for its tokenizer")
     numbers = {token: number for number, token in enumerate(vocabulary.tokens)}
-    has_bytes = any(True for _ in vocabulary.of_type(BYTE))
-    unknown = vocabulary.special.get("unk")
-    model = models.BPE(
-        vocab=numbers,
-        merges=list(_merges(vocabulary, numbers)),
-        unk_token=None if unknown is None else vocabulary.tokens[unknown],
-        fuse_unk=True,
-        byte_fallback=has_bytes,
-    )
-    tokenizer = Tokenizer(model)
+    merges = list(_merges(vocabulary, numbers))
+    tokenizer = Tokenizer(models.BPE(vocab=numbers, merges=merges, **_fallback(vocabulary)))
     prefix = vocabulary.options.get("add_space_prefix", True)
     steps: list[Any] = [normalizers.Prepend(_SPACE)] if prefix else []
     tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", _SPACE)])
-    decoding: list[Any] = [decoders.Replace(_SPACE, " ")]
-    decoding += [decoders.ByteFallback(), decoders.Fuse()]
-    decoding += [decoders.Strip(content=" ", left=1)] if prefix else []
-    tokenizer.decoder = decoders.Sequence(decoding)
+    tokenizer.decoder = _with_spaces(strips=prefix)
     return tokenizer
 
 
@@ -220,7 +251,7 @@ def _check(tokenizer: Any, vocabulary: Vocabulary) -> None:
 
 def _is_whole(vocabulary: Vocabulary) -> bool:
     """Return whether the vocabulary has tokens for all bytes."""
-    if vocabulary.model == SENTENCEPIECE:
+    if vocabulary.model in (SENTENCEPIECE, _WHOLE_LINES):
         return len(list(vocabulary.of_type(BYTE))) == 256
     from tokenizers import pre_tokenizers
 

@@ -188,6 +188,17 @@ def test_a_space_before_each_text(tmp_path: Path) -> None:
     assert tokenizer.decode(tokenizer.encode("ab c").ids) == "ab c"
 
 
+def test_gemma_4_merges_whole_lines(tmp_path: Path) -> None:
+    words = {**SCORES, "\n": 0.0, "\n\n": 0.0, f"b{SPACE}": 0.0, f"b{SPACE}a": 0.0}
+    merges = ["a b", "\n \n", f"b {SPACE}", f"b{SPACE} a"]
+    values = sentencepiece(words)
+    vocabulary = replace(values, model="gemma4", pre="", merges=merges, scores=[])
+    tokenizer = made(vocabulary, tmp_path)
+    found = tokenizer.encode("b ab\n\n<tool>é")
+    assert found.tokens == ["<s>", f"b{SPACE}", "ab", "\n\n", "<tool>", "<0xC3>", "<0xA9>"]
+    assert tokenizer.decode(found.ids) == "b ab\n\n<tool>é"
+
+
 def test_special_tokens_of_phi_take_spaces(tmp_path: Path) -> None:
     """As its own tokenizer has it: the line's end after a mark of a turn is none of the text."""
     values = sentencepiece(SCORES, add_space_prefix=False)

@@ -37,8 +37,9 @@ def plain(facts: ModelFacts, _: Any = None) -> Values:
     Biases are there where the file has them.
     """
     refuse_other_kinds(facts)
-    for key in ("rope.dimension_count", "rope.freq_base"):
-        facts.get(key)  # which files of models without one have, too
+    sizes = ("attention.key_length", "attention.value_length")
+    for key in ("rope.dimension_count", "rope.freq_base", *sizes):
+        facts.get(key)  # which files of models without have, too; shapes tell of other sizes
     heads = facts.same("attention.head_count")
     values = {
         "vocab_size": facts.rows("token_embd.weight"),
