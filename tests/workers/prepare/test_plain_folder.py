@@ -86,3 +86,12 @@ def test_code_beside_a_class_of_transformers_is_ignored(folder: Path, case: str)
 def test_a_folder_that_names_none_is_read_as_it_is(folder: Path) -> None:
     with plain_folder(folder) as plain:
         assert plain == folder
+
+
+def test_a_type_of_another_name_is_read_as_the_one_that_transformers_knows(folder: Path) -> None:
+    fields = {"model_type": "kimi_k2", "architectures": ["DeepseekV3ForCausalLM"]}
+    change(folder / "config.json", auto_map=OWN_CODE, **fields)
+    with plain_folder(folder) as plain:
+        config = json.loads((plain / "config.json").read_text())
+    assert config["model_type"] == "deepseek_v3"
+    assert "auto_map" not in config
