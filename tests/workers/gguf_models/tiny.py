@@ -44,7 +44,7 @@ _LATENT = {
 }
 _DELTA = {
     "linear_num_key_heads": 2,
-    "linear_num_value_heads": 4,
+    "linear_num_value_heads": 6,
     "linear_key_head_dim": 16,
     "linear_value_head_dim": 16,
     "linear_conv_kernel_dim": 4,
@@ -132,8 +132,8 @@ _DEEP = {
 _SSM = {"ssm.conv_kernel": 4, "ssm.state_size": 16, "ssm.inner_size": 128}
 _SSM2 = {**_SSM, "ssm.time_step_rank": 8, "ssm.group_count": 1}
 _DELTA_SSM = {
-    "ssm.conv_kernel": 4, "ssm.state_size": 16, "ssm.group_count": 2, "ssm.time_step_rank": 4,
-    "ssm.inner_size": 64, "rope.dimension_count": 4, "attention.key_length": 16,
+    "ssm.conv_kernel": 4, "ssm.state_size": 16, "ssm.group_count": 2, "ssm.time_step_rank": 6,
+    "ssm.inner_size": 96, "rope.dimension_count": 4, "attention.key_length": 16,
     "attention.value_length": 16, "full_attention_interval": 4,
 }  # fmt: skip
 _GRANITE = {
