@@ -1,0 +1,136 @@
+"""Compare the product with transformers on one architecture's tiny model."""
+
+import sys
+import tempfile
+import time
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from headrace.protocol.config import CpuKernels
+from headrace.workers.errors import ModelUnsupported
+from tests.models.catalogue import Architecture
+from tests.models.making import save_model
+from tests.models.outcome import Kind, Outcome
+from tests.models.prompts import Prompts, draw_prompts
+from tests.models.reference import Reference, Text, distinct_share
+from tests.models.serving import Served
+from tests.models.shape import Shape, draw_shape
+
+MIN_DISTINCT = 0.5
+
+
+class Mismatch(AssertionError):
+    """An answer is not the reference's; the message says where."""
+
+
+@dataclass
+class _Facts:
+    is_compiled: bool = False
+    distinct: float = 0.0
+    preemptions: int = 0
+    cached_tokens: int = 0
+    texts: dict[str, Text] = field(default_factory=dict)
+
+
+def examine(architecture: Architecture, seed: int) -> Outcome:
+    """Return what became of an architecture with the models, prompts and steps of a seed."""
+    started, facts = time.monotonic(), _Facts()
+    kind, reason = _try(architecture, draw_shape(seed), seed, facts)
+    return Outcome(
+        architecture.name,
+        architecture.class_name,
+        kind,
+        reason,
+        facts.is_compiled,
+        round(facts.distinct, 3),
+        facts.preemptions,
+        facts.cached_tokens,
+        round(time.monotonic() - started, 1),
+    )
+
+
+def _try(
+    architecture: Architecture, shape: Shape, seed: int, facts: _Facts
+) -> tuple[Kind, str]:
+    with tempfile.TemporaryDirectory(prefix="model-") as name:
+        folder = Path(name)
+        try:
+            save_model(folder, architecture, shape, seed)
+        except Exception as error:
+            return "no tiny model", one_line(error)
+        try:
+            served = Served(folder, "torch", seed)
+        except ModelUnsupported as error:
+            return "refused", str(error).replace(f"{folder}", "the folder")
+        except Exception as error:
+            return "CRASH", f"while loading: {one_line(error)}"
+        prompts = draw_prompts(seed, shape)
+        try:
+            facts.texts = _texts(Reference(folder, architecture.class_name), prompts)
+        except Exception as error:
+            return "no tiny model", f"transformers cannot run it: {one_line(error)}"
+        facts.distinct = distinct_share(list(facts.texts.values()))
+        try:
+            compare(served, prompts, facts.texts, facts)
+            _compare_compiled(folder, "auto", seed, prompts, facts)
+        except Mismatch as error:
+            return "WRONG", str(error)
+        except Exception as error:
+            return "CRASH", one_line(error)
+        if facts.distinct < MIN_DISTINCT:
+            return "no tiny model", f"its texts repeat: {facts.distinct:.0%} distinct tokens"
+    return ("text only" if architecture.reads_more else "served"), ""
+
+
+def _texts(reference: Reference, prompts: Prompts) -> dict[str, Text]:
+    named = [(f"first {number}", each) for number, each in enumerate(prompts.first)]
+    named += [(f"again {number}", each) for number, each in enumerate(prompts.again)]
+    return {name: reference.text(prompt) for name, prompt in named}
+
+
+def _compare_compiled(
+    folder: Path, kernels: CpuKernels, seed: int, prompts: Prompts, facts: _Facts
+) -> None:
+    served = Served(folder, kernels, seed)
+    facts.is_compiled = served.is_compiled
+    if served.is_compiled:
+        compare(served, prompts, facts.texts, facts)
+
+
+def compare(served: Served, prompts: Prompts, texts: dict[str, Text], facts: _Facts) -> None:
+    """Compare all rounds' answers with the reference's. Raises Mismatch."""
+    path = "compiled" if served.is_compiled else "torch"
+    answers, facts.cached_tokens = served.batches(prompts)
+    _check(answers, texts, prompts, f"{path}, batches")
+    answers, facts.preemptions = served.crowded(prompts)
+    _check(answers, texts, prompts, f"{path}, few blocks")
+    _check(served.replayed(prompts), texts, prompts, f"{path}, replayed")
+
+
+def _check(
+    answers: dict[str, list[int]], texts: dict[str, Text], prompts: Prompts, where: str
+) -> None:
+    wrong = []
+    for name, tokens in answers.items():
+        text = texts[name]
+        end = min(text.first_tie, len(text.tokens))
+        pairs = enumerate(zip(tokens, text.tokens, strict=False))
+        at = next((number for number, (ours, theirs) in pairs if ours != theirs), len(tokens))
+        if min(at, len(tokens)) < end:
+            lists = {"first": prompts.first, "again": prompts.again}
+            kind, number = name.split()
+            wrong.append(f"{len(lists[kind][int(number)])} tokens at {at}")
+    if wrong:
+        raise Mismatch(f"{where}: {len(wrong)} of {len(answers)} differ (prompt of {wrong[0]})")
+
+
+def one_line(error: BaseException) -> str:
+    """Return an exception's type, its first line, and where it was raised."""
+    lines = str(error).strip().splitlines() or [""]
+    frames = traceback.extract_tb(error.__traceback__)
+    at = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    text = f"{type(error).__name__}: {' '.join(lines[:2]).strip()}"
+    if "--trace" in sys.argv:
+        traceback.print_exception(error)
+    return f"{text[:200]}{at}"

@@ -1,0 +1,69 @@
+"""What transformers' own class generates, one prompt at a time."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from tests.models.prompts import NEW
+
+NEAR = 1e-4  # logits closer than this, relative to their size, may come in any order
+
+
+@dataclass(frozen=True)
+class Text:
+    """An answer: its tokens, and before which of them the two best logits were too near."""
+
+    tokens: list[int]
+    first_tie: int
+
+
+class Reference:
+    """A folder's model in transformers' own class, with its own attention and cache."""
+
+    def __init__(self, folder: Path, class_name: str) -> None:
+        model_class = getattr(transformers, class_name)
+        self._model: Any = model_class.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="eager"
+        ).eval()
+
+    @torch.inference_mode()
+    def text(self, prompt: list[int]) -> Text:
+        """Return the greedy answer to a prompt."""
+        settings = transformers.GenerationConfig(  # type: ignore[no-untyped-call]
+            do_sample=False, max_new_tokens=NEW, pad_token_id=0, output_logits=True,
+            return_dict_in_generate=True,
+        )  # fmt: skip
+        result = self._model.generate(
+            input_ids=torch.tensor([prompt]),
+            attention_mask=torch.ones((1, len(prompt)), dtype=torch.long),
+            generation_config=settings,
+        )
+        return Text(result.sequences[0, len(prompt) :].tolist(), _first_tie(result.logits))
+
+    @torch.inference_mode()
+    def whole_text(self, prompt: list[int]) -> Text:
+        """Return the greedy answer as computed without any cache."""
+        tokens, logits = list(prompt), []
+        for _ in range(NEW):
+            output = self._model(input_ids=torch.tensor([tokens]), use_cache=False)
+            logits.append(output.logits[:, -1])
+            tokens.append(int(output.logits[0, -1].argmax()))
+        return Text(tokens[len(prompt) :], _first_tie(logits))
+
+
+def _first_tie(logits: list[torch.Tensor]) -> int:
+    for number, row in enumerate(logits):
+        best = row[0].float().topk(2).values
+        if not torch.isfinite(best).all():
+            raise ArithmeticError("the reference's logits are no numbers")
+        if float(best[0] - best[1]) < NEAR * float(best[0].abs()):
+            return number
+    return len(logits)
+
+
+def distinct_share(texts: list[Text]) -> float:
+    """Return the share of tokens that differ from all before them in their text."""
+    return sum(len(set(text.tokens)) for text in texts) / sum(len(text.tokens) for text in texts)
