@@ -9,6 +9,7 @@ from pathlib import Path
 from tests.models.catalogue import architectures
 from tests.models.outcome import Outcome
 from tests.models.sweep import sweep
+from tests.models.table import DOCUMENT, with_table
 
 
 def main() -> int:
@@ -17,7 +18,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of sizes, weights, prompts and steps")
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
     parser.add_argument("--json", type=Path, help="file for the outcomes")
+    parser.add_argument("--table", action="store_true", help="write the table in docs/models.md")
     given = parser.parse_args()
+    if given.table and given.names:
+        parser.error("--table is of all architectures")
     chosen = [each for each in architectures() if not given.names or each.name in given.names]
     outcomes: list[Outcome] = []
 
@@ -30,6 +34,8 @@ def main() -> int:
     sweep(chosen, given.seed, given.jobs, report)
     counts = Counter(outcome.kind for outcome in outcomes)
     print(", ".join(f"{count} {kind}" for kind, count in counts.most_common()))
+    if given.table:
+        DOCUMENT.write_text(with_table(DOCUMENT.read_text(), outcomes))
     return 1 if counts["WRONG"] or counts["CRASH"] else 0
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from headrace.protocol.config import CpuKernels
 from headrace.workers.errors import ModelUnsupported
 from tests.models.catalogue import Architecture
-from tests.models.making import save_model
+from tests.models.making import ATTEMPTS, save_model
 from tests.models.outcome import Kind, Outcome
 from tests.models.prompts import Prompts, draw_prompts
 from tests.models.reference import Reference, Text, distinct_share
@@ -33,10 +33,15 @@ class _Facts:
     texts: dict[str, Text] = field(default_factory=dict)
 
 
-def examine(architecture: Architecture, seed: int) -> Outcome:
-    """Return what became of an architecture with the models, prompts and steps of a seed."""
+def examine(architecture: Architecture, seed: int, prompts: Prompts | None = None) -> Outcome:
+    """Return what became of an architecture with the model and the steps of a seed.
+
+    prompts: others than those of the seed.
+    """
     started, facts = time.monotonic(), _Facts()
-    kind, reason = _try(architecture, draw_shape(seed), seed, facts)
+    shape = draw_shape(seed)
+    prompts = prompts or draw_prompts(seed, shape)
+    kind, reason = _try(architecture, shape, seed, prompts, facts)
     return Outcome(
         architecture.name,
         architecture.class_name,
@@ -51,42 +56,53 @@ def examine(architecture: Architecture, seed: int) -> Outcome:
 
 
 def _try(
-    architecture: Architecture, shape: Shape, seed: int, facts: _Facts
+    architecture: Architecture, shape: Shape, seed: int, prompts: Prompts, facts: _Facts
 ) -> tuple[Kind, str]:
-    with tempfile.TemporaryDirectory(prefix="model-") as name:
-        folder = Path(name)
-        try:
-            save_model(folder, architecture, shape, seed)
-        except Exception as error:
-            return "no tiny model", one_line(error)
-        try:
-            served = Served(folder, "torch", seed)
-        except ModelUnsupported as error:
-            return "refused", str(error).replace(f"{folder}", "the folder")
-        except Exception as error:
-            return "CRASH", f"while loading: {one_line(error)}"
-        prompts = draw_prompts(seed, shape)
-        try:
-            facts.texts = _texts(Reference(folder, architecture.class_name), prompts)
-        except Exception as error:
-            return "no tiny model", f"transformers cannot run it: {one_line(error)}"
-        facts.distinct = distinct_share(list(facts.texts.values()))
-        try:
-            compare(served, prompts, facts.texts, facts)
-            _compare_compiled(folder, "auto", seed, prompts, facts)
-        except Mismatch as error:
-            return "WRONG", str(error)
-        except Exception as error:
-            return "CRASH", one_line(error)
-        if facts.distinct < MIN_DISTINCT:
-            return "no tiny model", f"its texts repeat: {facts.distinct:.0%} distinct tokens"
+    kind: Kind = "no tiny model"
+    reason = ""
+    for attempt in range(ATTEMPTS):
+        with tempfile.TemporaryDirectory(prefix="model-") as name:
+            folder = Path(name)
+            try:
+                save_model(folder, architecture, shape, seed, attempt)
+            except Exception as error:
+                return kind, one_line(error)
+            kind, reason = _try_folder(folder, architecture, seed, prompts, facts)
+        if kind != "no tiny model" or not facts.texts:
+            break
+    return kind, reason
+
+
+def _try_folder(
+    folder: Path, architecture: Architecture, seed: int, prompts: Prompts, facts: _Facts
+) -> tuple[Kind, str]:
+    try:
+        served = Served(folder, "torch", seed)
+    except ModelUnsupported as error:
+        return "refused", str(error).replace(f"{folder}", "the folder")
+    except Exception as error:
+        return "CRASH", f"while loading: {one_line(error)}"
+    try:
+        facts.texts = _texts(Reference(folder, architecture.class_name), prompts)
+    except Exception as error:
+        return "no tiny model", f"transformers cannot run it: {one_line(error)}"
+    facts.distinct = distinct_share(list(facts.texts.values()))
+    if facts.distinct < MIN_DISTINCT:
+        return "no tiny model", f"its texts repeat: {facts.distinct:.0%} distinct tokens"
+    try:
+        compare(served, prompts, facts.texts, facts)
+        _compare_compiled(folder, "auto", seed, prompts, facts)
+    except Mismatch as error:
+        return "WRONG", str(error)
+    except Exception as error:
+        return "CRASH", one_line(error)
     return ("text only" if architecture.reads_more else "served"), ""
 
 
 def _texts(reference: Reference, prompts: Prompts) -> dict[str, Text]:
     named = [(f"first {number}", each) for number, each in enumerate(prompts.first)]
     named += [(f"again {number}", each) for number, each in enumerate(prompts.again)]
-    return {name: reference.text(prompt) for name, prompt in named}
+    return {name: reference.text(prompt, prompts.new) for name, prompt in named}
 
 
 def _compare_compiled(

@@ -10,13 +10,18 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from headrace.workers.torch_runner.loading import silence_transformers
 from tests.models.catalogue import Architecture
-from tests.models.overrides import DEFAULTS, OVERRIDES, OVERRIDES_OF_OTHERS
+from tests.models.overrides import DEFAULTS, OVERRIDES
 from tests.models.shape import Shape
 from tests.models.shrink import RESERVED, Values, shrink_text
 from tests.models.shrink_others import shrink_other
 
-_TEXT_KEYS = ("text_config", "decoder", "language_config", "llm_config", "thinker_config")
+_TEXT_KEYS = (
+    "text_config", "decoder", "language_config", "llm_config", "thinker_config",
+    "attn_config", "ffn_config", "generator")  # fmt: skip
 _DROPPED = ("transformers_version", "_name_or_path", "id2label", "label2id", "_attn_implementation")
+
+_SPREADS = ((1.6, 1.0), (1.0, 0.3), (2.5, 0.1), (0.7, 1.0))
+ATTEMPTS = len(_SPREADS)
 
 
 def make_config(architecture: Architecture, shape: Shape) -> Any:
@@ -25,7 +30,12 @@ def make_config(architecture: Architecture, shape: Shape) -> Any:
     default = config_class(**DEFAULTS.get(architecture.model_type, {})).to_dict()
     values = _shrink(default, shape)
     values.pop("model_type", None)
-    return config_class(**values)
+    config = config_class(**values)
+    model_class = getattr(transformers, architecture.class_name)
+    reads = model_class.config_class or object
+    if not isinstance(config, reads) and isinstance(config.get_text_config(), reads):
+        return config.get_text_config()  # the class reads the text's part alone
+    return config
 
 
 def _shrink(default: Mapping[str, Any], shape: Shape) -> Values:
@@ -39,10 +49,6 @@ def _shrink(default: Mapping[str, Any], shape: Shape) -> Values:
     change = OVERRIDES.get(str(default.get("model_type")))
     if change is not None:
         change(values, shape)
-    for key in inner:
-        other = OVERRIDES_OF_OTHERS.get(str(inner[key].get("model_type")))
-        if other is not None and key not in _TEXT_KEYS:
-            other(values[key], shape)
     return values
 
 
@@ -50,32 +56,38 @@ def _is_config(value: Any) -> bool:
     return isinstance(value, dict) and "model_type" in value
 
 
-def save_model(folder: Path, architecture: Architecture, shape: Shape, seed: int) -> None:
-    """Write a random model into the folder, the same one for the same seed."""
+def save_model(
+    folder: Path, architecture: Architecture, shape: Shape, seed: int, attempt: int = 0
+) -> None:
+    """Write a random model into the folder, the same one for the same seed and attempt.
+
+    attempt: weights of other sizes are drawn in each, for models whose texts repeat.
+    """
     silence_transformers()
     config = make_config(architecture, shape)
     torch.manual_seed(seed)
     model = getattr(transformers, architecture.class_name)(config).eval()
-    randomize(model, shape.vocab)
+    randomize(model, shape.vocab, *_SPREADS[attempt])
     model.generation_config = transformers.GenerationConfig()  # type: ignore[no-untyped-call]
     model.save_pretrained(folder)
 
 
 @torch.no_grad()
-def randomize(model: Any, vocab: int) -> None:
+def randomize(model: Any, vocab: int, spread: float, embedding_spread: float) -> None:
     """Draw weights that make texts which do not repeat: none is at its first value.
 
+    spread: of outputs of a linear layer over that of its inputs. embedding_spread: of embeddings.
     Norms, biases and the numbers of recurrent layers stay near what they were.
     """
     for name, weight in model.named_parameters():
         if weight.ndim < 2 or "norm" in name or not weight.is_floating_point():
             _disturb(weight)
         elif "embed" in name or "wte" in name:
-            weight.normal_(std=1.0)
+            weight.normal_(std=embedding_spread)
         elif weight.ndim == 3 and "conv" in name:
             weight.normal_(std=0.6)
         else:
-            weight.normal_(std=1.6 * _inputs(weight) ** -0.5)
+            weight.normal_(std=spread * _inputs(weight) ** -0.5)
     for name, buffer in model.named_buffers():
         if "bias" in name and buffer.is_floating_point() and not buffer.any():
             buffer.normal_(std=0.1)  # of routers

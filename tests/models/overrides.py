@@ -1,12 +1,347 @@
-"""What single architectures need beside the rules for all."""
+"""What single architectures need beside the rules for all: layers of each kind, sizes that fit."""
 
 from typing import Any
 
 from tests.models.shape import Shape
-from tests.models.shrink import Change, Values
+from tests.models.shrink import HIDDEN, Change, Values, sections
 
 # Options without which a configuration's class has no valid default.
 DEFAULTS: dict[str, dict[str, Any]] = {
+    "gemma4_assistant": {
+        "text_config": {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0}
+    },
 }
-OVERRIDES: dict[str, Change] = {}
-OVERRIDES_OF_OTHERS: dict[str, Change] = {}
+
+
+def _set(**options: Any) -> Change:
+    """Return a change to fixed values."""
+
+    def change(values: Values, shape: Shape) -> None:
+        values.update(options)
+
+    return change
+
+
+def _layers(*kinds: str, **options: Any) -> Change:
+    """Return a change to layers of these kinds, and to fixed values."""
+
+    def change(values: Values, shape: Shape) -> None:
+        values.update(layer_types=list(kinds), num_hidden_layers=len(kinds), **options)
+
+    return change
+
+
+def _windows(**options: Any) -> Change:
+    """Return a change to a layer with a window after one without."""
+
+    def change(values: Values, shape: Shape) -> None:
+        values.update(sliding_window=shape.window, **options)
+        _layers("full_attention", "sliding_attention")(values, shape)
+
+    return change
+
+
+def _both(*changes: Change) -> Change:
+    def change(values: Values, shape: Shape) -> None:
+        for each in changes:
+            each(values, shape)
+
+    return change
+
+
+def _mamba(values: Values, shape: Shape) -> None:
+    """Split an inner size of twice the hidden one into 8 heads."""
+    values.update(mamba_n_heads=8, mamba_d_head=2 * values["hidden_size"] // 8)
+
+
+def _falcon_h1(values: Values, shape: Shape) -> None:
+    values.update(mamba_d_ssm=64, mamba_n_heads=8, mamba_d_head=8)
+    values.update(mlp_multipliers=[0.9, 1.1], ssm_multipliers=[0.9, 1.1, 0.8, 1.2, 0.7])
+
+
+def _mamba2(values: Values, shape: Shape) -> None:
+    values.update(num_heads=8, head_dim=2 * values["hidden_size"] // 8)
+
+
+def _gemma4(values: Values, shape: Shape) -> None:
+    """Use keys and values of earlier layers, and experts beside each layer's products."""
+    kinds = ["sliding_attention", "full_attention"] * 2
+    full = {"head_dim": 2 * values["head_dim"]}
+    values.update(layer_types=kinds, num_hidden_layers=4, num_kv_shared_layers=2)
+    values.update(per_layer_config={1: dict(full), 3: dict(full)}, enable_moe_block=True)
+    values.update(num_experts=shape.experts, top_k_experts=2, moe_intermediate_size=32)
+
+
+def _gemma3n(values: Values, shape: Shape) -> None:
+    values.update(
+        layer_types=["sliding_attention", "full_attention"] * 2,
+        num_hidden_layers=4,
+        num_kv_shared_layers=2,
+        activation_sparsity_pattern=[0.9, 0.9, 0.0, 0.0],
+        intermediate_size=[shape.inner] * 4,
+    )
+
+
+def _laguna(values: Values, shape: Shape) -> None:
+    """Give the layer with a window more heads than the one without."""
+    _windows(mlp_layer_types=["dense", "sparse"])(values, shape)
+    values.update(num_attention_heads_per_layer=[shape.heads, 2 * shape.heads])
+
+
+def _dory(values: Values, shape: Shape) -> None:
+    """Give each stack one layer, of attention and products, and the inner one two."""
+    values.update(n_input_layers=2, n_recurrent_layers=4, n_output_layers=2, num_hidden_layers=8)
+    values["layer_types"] = ["sliding_attention", "mlp", "full_attention", "mlp"] * 2
+
+
+def _qwen4_exp(values: Values, shape: Shape) -> None:
+    values.update(indexer_n_heads=2, indexer_kv_heads=1, indexer_head_dim=values["head_dim"])
+    values.update(indexer_budget=32, indexer_compress_ratio=4, ple_embed_dim=values["hidden_size"])
+
+
+def _inkling(values: Values, shape: Shape) -> None:
+    if values.get("unpadded_vocab_size"):
+        values["unpadded_vocab_size"] = shape.vocab - 5
+    values["d_rel"] = 4
+
+
+def _ropes(*kinds: str, has_sections: bool = False) -> Change:
+    """Return a change to a rotation for each kind of layer."""
+
+    def change(values: Values, shape: Shape) -> None:
+        rope: Values = {"rope_type": "default", "rope_theta": 10000.0}
+        if has_sections:
+            rope["mrope_section"] = sections(values["head_dim"] // 2)
+        values["rope_parameters"] = {kind: dict(rope) for kind in kinds}
+
+    return change
+
+
+def _zaya(values: Values, shape: Shape) -> None:
+    _layers("hybrid", "hybrid_sliding", num_experts_per_tok=1)(values, shape)
+    values["sliding_window"] = shape.window
+
+
+def _swa_ropes(values: Values, shape: Shape) -> None:
+    count = len(values["layer_types"])
+    values["layer_rope_theta"] = [10000.0 * (number + 1) for number in range(count)]
+
+
+def _gpt_neo(values: Values, shape: Shape) -> None:
+    values.update(num_layers=2, attention_types=[[["global", "local"], 1]])
+    values["attention_layers"] = ["global", "local"]
+
+
+def _no_window(values: Values, shape: Shape) -> None:
+    """Keep the window as long as the model's texts: only transformers' cache has it, no mask."""
+    values["sliding_window"] = shape.length
+
+
+def _kv_like_heads(values: Values, shape: Shape) -> None:
+    values["num_key_value_heads"] = values["num_attention_heads"]
+
+
+def _dots3(values: Values, shape: Shape) -> None:
+    """Give layers with a window heads of another size."""
+    own = {
+        "num_attention_heads": shape.heads, "num_key_value_heads": shape.heads,
+        "q_lora_rank": 20, "kv_lora_rank": 24, "head_dim": 24, "qk_nope_head_dim": 16,
+        "qk_rope_head_dim": 8, "v_head_dim": 20,
+    }  # fmt: skip
+    kinds = values["layer_types"]
+    windows = [number for number, kind in enumerate(kinds) if kind == "sliding_attention"]
+    values["per_layer_config"] = {number: dict(own) for number in windows}
+    values["rope_parameters"] = None
+
+
+def _dbrx(values: Values, shape: Shape) -> None:
+    values["attn_config"].update(rope_theta=10000.0, clip_qkv=6.0)
+
+
+def _mrope(values: Values, shape: Shape) -> None:
+    """Split the rotary pairs of a head among times, rows and columns."""
+    rope = dict(values.get("rope_parameters") or {"rope_type": "default", "rope_theta": 10000.0})
+    dim = values.get("head_dim") or values["hidden_size"] // values["num_attention_heads"]
+    rope["mrope_section"] = sections(int(dim * rope.get("partial_rotary_factor", 1.0)) // 2)
+    values["rope_parameters"] = rope
+
+
+def _ernie_vl(values: Values, shape: Shape) -> None:
+    """Give rows and columns as many pairs as each other, before those of times."""
+    _mrope(values, shape)
+    values["rope_parameters"]["mrope_section"].reverse()
+    values["mlp_layer_types"] = ["dense", "sparse"]
+    values["num_hidden_layers"] = 2
+
+
+def _diffusion_gemma(values: Values, shape: Shape) -> None:
+    values.update(num_experts=shape.experts, top_k_experts=2, moe_intermediate_size=32)
+
+
+def _step3p5(values: Values, shape: Shape) -> None:
+    _windows(mlp_layer_types=["dense", "sparse"])(values, shape)
+    values.update(num_sliding_attention_heads=2 * shape.heads, pad_token_id=0)
+
+
+def _ocr_experts(values: Values, shape: Shape) -> None:
+    values.update(num_experts_per_tok=2, mlp_layer_types=["dense", "sparse"])
+    values["num_hidden_layers"] = 2
+
+
+def _dots3_note(values: Values, shape: Shape) -> None:
+    for key in ("vision_config", "audio_config"):
+        values[key]["adapter_out_dim"] = values["text_config"]["hidden_size"]
+
+
+def _granite4_vision(values: Values, shape: Shape) -> None:
+    values.update(spatial_target_layers=[0, 1], vision_feature_layer=-1)
+    values["vision_config"].update(hidden_size=64)  # a head of the projector for each 64
+    values.update(deepstack_layer_map=[[-1, 0]], downsample_rate="1/2")
+
+
+def _apertus(values: Values, shape: Shape) -> None:
+    """Put the codes of pictures and sound at the end of the vocabulary."""
+    values.update(image_token_offset=shape.vocab - 8, audio_token_offset=shape.vocab - 4)
+    for key in ("vision_config", "audio_config"):
+        values[key]["codebook_size"] = 4
+
+
+def _same_width(values: Values, shape: Shape) -> None:
+    values["adaptor_config"].update(
+        hidden_size=shape.hidden, intermediate_size=shape.hidden // 4
+    )
+
+
+def _image_token(values: Values, shape: Shape) -> None:
+    values.update(vocabulary_map={"<image>": shape.vocab - 3}, image_token_id=shape.vocab - 3)
+
+
+def _projected(values: Values, shape: Shape) -> None:
+    """Project pictures by small layers."""
+    values.update(projector_hidden_size=32, out_hidden_size=shape.hidden)
+    for key in ("vision_config", "audio_config"):
+        if "out_hidden_size" in values.get(key, {}):
+            values[key]["out_hidden_size"] = shape.hidden
+
+
+def _nemotron_h(values: Values, shape: Shape) -> None:
+    values.update(mamba_num_heads=8, mamba_head_dim=16)
+
+
+
+def _jamba(values: Values, shape: Shape) -> None:
+    values.pop("layers_block_type", None)
+    values.update(num_hidden_layers=4, attn_layer_period=2, attn_layer_offset=1)
+    values.update(expert_layer_period=2, expert_layer_offset=0)
+
+
+_EXPERTS = _set(n_routed_experts=4, num_experts_per_tok=2, n_shared_experts=1)
+_PADDED = _set(pad_token_id=1)
+_QWEN_WINDOWS = _windows(use_sliding_window=True)
+_INDEXERS = _layers(
+    "indexed_attention", "indexed_attention", "indexed_attention",
+    mlp_layer_types=["dense", "sparse", "sparse"], indexer_types=["full", "shared", "full"],
+)  # fmt: skip
+
+OVERRIDES: dict[str, Change] = {
+    "bamba": _both(_mamba, _set(attn_layer_indices=[1], num_hidden_layers=3)),
+    "bitnet": _kv_like_heads,
+    "camembert": _PADDED,
+    "cohere_compass_text": _both(
+        _windows(), _ropes("full_attention", "sliding_attention", has_sections=True)
+    ),
+    "cwm": _set(bos_token_id=1),
+    "data2vec-text": _PADDED,
+    "dbrx": _dbrx,
+    "deepseek_v2": _EXPERTS,
+    "dory": _dory,
+    "dots1": _both(_windows(), _EXPERTS, _set(n_group=1, topk_group=1)),
+    "dots3_note_text": _dots3,
+    "emu3_text_model": _set(bos_token_id=1, pad_token_id=0, eos_token_id=None),
+    "falcon_h1": _falcon_h1,
+    "gemma3n_text": _gemma3n,
+    "gemma4_text": _gemma4,
+    "gemma4_unified_text": _gemma4,
+    "glm_moe_dsa": _INDEXERS,
+    "gpt_neo": _gpt_neo,
+    "granite_swa": _swa_ropes,
+    "granitemoe_swa": _swa_ropes,
+    "granitemoehybrid": _both(
+        _layers("linear_attention", "full_attention", "linear_attention"), _mamba
+    ),
+    "inkling2_loop_text": _inkling,
+    "inkling2_text": _inkling,
+    "inkling_text": _inkling,
+    "jamba": _jamba,
+    "laguna": _laguna,
+    "lfm2": _layers("conv", "full_attention", "conv", full_attn_idxs=[1]),
+    "lfm2_moe": _layers("conv", "full_attention", "conv"),
+    "mamba2": _mamba2,
+    "mellum": _windows(mlp_layer_types=["sparse", "sparse"]),
+    "mllama_text_model": _set(bos_token_id=1, pad_token_id=0),
+    "modernbert-decoder": _set(pad_token_id=0, bos_token_id=1, cls_token_id=1, sep_token_id=2),
+    "qwen2": _QWEN_WINDOWS,
+    "qwen3": _QWEN_WINDOWS,
+    "qwen3_asr": _set(pad_token_id=0, eos_token_id=[1]),
+    "qwen4_exp_text": _qwen4_exp,
+    "recurrent_gemma": _set(num_hidden_layers=3),
+    "reformer": _set(axial_pos_embds=False),
+    "roberta": _PADDED,
+    "roberta-prelayernorm": _PADDED,
+    "step3p7": _set(pad_token_id=0),
+    "xlm-roberta": _PADDED,
+    "xlm-roberta-xl": _PADDED,
+    "xmod": _PADDED,
+    "zaya": _zaya,
+    # Classes that read more than text, and their texts.
+    "apertus1p5": _apertus,
+    "chameleon": _image_token,
+    "cosmos3_edge_text": _mrope,
+    "deepseek_ocr2_text": _ocr_experts,
+    "diffusion_gemma_text": _diffusion_gemma,
+    "dots3_note": _dots3_note,
+    "emu3": _image_token,
+    "ernie4_5_vl_moe_text": _ernie_vl,
+    "fun_asr_nano": _same_width,
+    "glm4v_moe_text": _mrope,
+    "glm4v_text": _mrope,
+    "glm_ocr_text": _mrope,
+    "granite4_vision": _granite4_vision,
+    "hunyuan_vl_text": _mrope,
+    "hy_v4_vl_text": _mrope,
+    "muse_glimmer": _projected,
+    "muse_spark": _projected,
+    "moshi": _no_window,
+    "nemotron_h": _nemotron_h,
+    "nemotron_h_omni": _set(projector_hidden_size=32, vision_hidden_size=32),
+    "paddleocr_vl_text": _mrope,
+    "qwen2_5_omni_text": _mrope,
+    "qwen2_5_vl_text": _mrope,
+    "qwen2_vl_text": _mrope,
+    "qwen3_5_moe_text": _mrope,
+    "qwen3_5_text": _mrope,
+    "qwen3_omni_moe_text": _mrope,
+    "qwen3_vl_moe_text": _mrope,
+    "qwen3_vl_text": _mrope,
+    "step3p5": _step3p5,
+}
+# The same for what reads pictures and sound: sizes that the rules for all leave large or unequal.
+OVERRIDES_OF_OTHERS: dict[str, Change] = {
+    "chameleon_vqgan": _set(base_channels=32, num_res_blocks=1, num_embeddings=16, embed_dim=32),
+    "dots3_note_audio_encoder": _set(adapter_input_size=HIDDEN),
+    "dots3_note_vision_encoder": _set(adapter_in_dim=HIDDEN),
+    "emu3_vqgan": _set(base_channels=32, num_res_blocks=1, codebook_size=16, embed_dim=4),
+    "florence_vision": _set(
+        depths=[1, 1, 1, 1], embed_dim=[8, 8, 8, 32], num_heads=[2] * 4, num_groups=[2] * 4
+    ),
+    "janus_vqgan": _set(base_channels=32, num_res_blocks=1, num_embeddings=16),
+    "llama4_vision_model": _set(
+        projector_input_dim=HIDDEN, projector_output_dim=HIDDEN, vision_output_dim=HIDDEN
+    ),
+    "molmo2_adapter": _set(vision_feature_layer=[0, 1]),
+    "muse_spark_audio": _set(hidden_sizes=[8, 8, 16, 16], depths=[1] * 4),
+    "qwen2_5_omni_bigvgan": _set(upsample_initial_channel=64),
+    "radio": _set(max_img_size=64),
+    "vibevoice_acoustic_tokenizer_encoder": _set(num_filters=2, depths=[1] * 7),
+    "wavtokenizer_encoder": _set(codebook_dim=HIDDEN),
+}

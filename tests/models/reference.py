@@ -7,8 +7,6 @@ from typing import Any
 import torch
 import transformers
 
-from tests.models.prompts import NEW
-
 NEAR = 1e-4  # logits closer than this, relative to their size, may come in any order
 
 
@@ -30,10 +28,10 @@ class Reference:
         ).eval()
 
     @torch.inference_mode()
-    def text(self, prompt: list[int]) -> Text:
-        """Return the greedy answer to a prompt."""
+    def text(self, prompt: list[int], new: int) -> Text:
+        """Return the greedy answer of `new` tokens to a prompt."""
         settings = transformers.GenerationConfig(  # type: ignore[no-untyped-call]
-            do_sample=False, max_new_tokens=NEW, pad_token_id=0, output_logits=True,
+            do_sample=False, max_new_tokens=new, pad_token_id=0, output_logits=True,
             return_dict_in_generate=True,
         )  # fmt: skip
         result = self._model.generate(
@@ -42,16 +40,6 @@ class Reference:
             generation_config=settings,
         )
         return Text(result.sequences[0, len(prompt) :].tolist(), _first_tie(result.logits))
-
-    @torch.inference_mode()
-    def whole_text(self, prompt: list[int]) -> Text:
-        """Return the greedy answer as computed without any cache."""
-        tokens, logits = list(prompt), []
-        for _ in range(NEW):
-            output = self._model(input_ids=torch.tensor([tokens]), use_cache=False)
-            logits.append(output.logits[:, -1])
-            tokens.append(int(output.logits[0, -1].argmax()))
-        return Text(tokens[len(prompt) :], _first_tie(logits))
 
 
 def _first_tie(logits: list[torch.Tensor]) -> int:

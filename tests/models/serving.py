@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace.protocol.config import CpuKernels, EngineConfig
+from headrace.protocol.to_worker import Generate
 from headrace.workers.build import build_runner
 from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
@@ -53,8 +54,8 @@ class Served:
         Returns the answers by the requests' names, and how many tokens were found in the cache.
         """
         engine = self.engine()
-        answers = _tokens(run(engine, self._arrivals("first", prompts.first)))
-        answers |= _tokens(run(engine, self._arrivals("again", prompts.again)))
+        answers = _tokens(run(engine, self._arrivals("first", prompts)))
+        answers |= _tokens(run(engine, self._arrivals("again", prompts)))
         return answers, engine.stats().cached_tokens
 
     def crowded(self, prompts: Prompts) -> tuple[dict[str, list[int]], int]:
@@ -65,30 +66,31 @@ class Served:
             if step in _PREEMPTED_STEPS:
                 engine.reset_prefix_cache(recompute_running=True)
 
-        arrivals = self._arrivals("first", prompts.first)
+        arrivals = self._arrivals("first", prompts)
         return _tokens(run(engine, arrivals, preempt)), engine.stats().preemptions
 
     def replayed(self, prompts: Prompts) -> dict[str, list[int]]:
         """Answer in an engine that dies within the answers, and the rest of each in another."""
         engine, partial = self.engine(), {}
-        for _, each in self._arrivals("first", prompts.first):
+        for _, each in self._arrivals("first", prompts):
             engine.add(each)
             partial[each.request_id] = each, list[int]()
-        while sum(len(tokens) for _, tokens in partial.values()) < NEW * len(partial) // 2:
+        while sum(len(tokens) for _, tokens in partial.values()) < prompts.new * len(partial) // 2:
             for output in engine.step():
                 partial[output.request_id][1].extend(output.token_ids)
         rest = [
-            (0, request(name, each.prompt_token_ids, replayed=tokens, max_tokens=NEW))
+            (0, request(name, each.prompt_token_ids, replayed=tokens, max_tokens=prompts.new))
             for name, (each, tokens) in partial.items()
-            if len(tokens) < NEW
+            if len(tokens) < prompts.new
         ]
         later = _tokens(run(self.engine(), rest))
         return {name: tokens + later.get(name, []) for name, (_, tokens) in partial.items()}
 
-    def _arrivals(self, name: str, prompts: list[list[int]]) -> list[tuple[int, Any]]:
+    def _arrivals(self, name: str, prompts: Prompts) -> list[tuple[int, Generate]]:
+        chosen = prompts.first if name == "first" else prompts.again
         return [
-            (self._rng.randrange(10), request(f"{name} {number}", prompt, max_tokens=NEW))
-            for number, prompt in enumerate(prompts)
+            (self._rng.randrange(10), request(f"{name} {number}", prompt, max_tokens=prompts.new))
+            for number, prompt in enumerate(chosen)
         ]
 
 

@@ -1,22 +1,25 @@
 """Shrink an architecture's default configuration to a tiny one that keeps each kind of layer."""
 
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from tests.models.shape import Shape
 
 Values = dict[str, Any]
+HIDDEN = 32  # of what reads pictures and sound
 RESERVED = 12  # the last token ids of a vocabulary: of pictures and such, in no prompt
 
 _HIDDEN = """hidden_size d_model n_embd emb_dim embedding_size word_embed_proj_dim lru_width
-    attention_hidden_size dim_model embedding_dim input_embedding_size output_embedding_size""".split()
+    attention_hidden_size dim_model embedding_dim embed_dim input_embedding_size output_embedding_size""".split()
 _INNER = """intermediate_size ffn_dim ffn_hidden_size decoder_ffn_dim encoder_ffn_dim dff d_ff dim_ff
     intermediate_size_mlp dense_intermediate_size d_inner feed_forward_size""".split()
 _EXPERT_INNER = """moe_intermediate_size shared_expert_intermediate_size shared_intermediate_size
     expert_ffn_hidden_size shared_experts_intermediate_size router_hidden_size
     moe_shared_expert_intermediate_size prefix_dense_intermediate_size expert_dim""".split()
 _LAYERS = """num_hidden_layers n_layer n_layers num_layers decoder_layers encoder_layers
-    num_decoder_layers num_encoder_layers num_blocks depth""".split()
+    num_decoder_layers num_encoder_layers num_blocks depth
+    layers""".split()
 _HEADS = """num_attention_heads n_head n_heads num_heads decoder_attention_heads
     encoder_attention_heads attention_heads num_encoder_attention_heads
     num_decoder_attention_heads swa_num_attention_heads linear_num_heads""".split()
@@ -51,6 +54,8 @@ _SMALL: Values = {
     "num_nextn_predict_layers": 0, "num_mtp_layers": 0, "rotary_dim": 8, "d_rel": 4,
     "ngram_vocab_size_base": 64, "split_ngram_parts": 1, "ple_embed_dim": 16,
     "n_layers_per_attn_res_block": 2, "block_multiple_of": 8,
+    "encoder_hash_byte_group_vocab": 64, "pronunciation_embed_dim": 16, "shape_embed_dim": 16,
+    "pronunciation_vocab_size": 32, "shape_vocab_size": 32,
     "make_ngram_vocab_size_divisible_by": 8,
 }  # fmt: skip
 # Factors that the default leaves at 1, where a product that is missing would not show.
@@ -72,8 +77,8 @@ def shrink_text(default: Mapping[str, Any], shape: Shape) -> Values:
     """Return a text configuration's values at a shape's sizes."""
     values = {key: _shrunk(key, value, shape) for key, value in default.items()}
     values |= {key: value for key, value in _PLAIN.items() if key in default}
-    keep_layers(values, default, shape.layers)
     _fit_heads(values, default, shape)
+    keep_layers(values, default, shape.layers)
     for key in _ROPE_KEYS:
         if isinstance(values.get(key), dict):
             values[key] = _rope(default[key], values, shape)
@@ -122,7 +127,8 @@ def _token(key: str, value: Any, shape: Shape) -> Any:
 def keep_layers(values: Values, default: Mapping[str, Any], layers: int) -> None:
     """Keep one layer of each kind, and further ones up to `layers`, in their order.
 
-    A kind is what all lists with a value for each layer say of it.
+    A kind is what all lists with a value for each layer, and `per_layer_config`, say of it. Lists
+    of layers' own numbers are numbered anew.
     """
     count_key = next((key for key in _LAYERS if key in default), None)
     count = len(default["layer_types"]) if default.get("layer_types") else default.get(count_key)
@@ -133,19 +139,38 @@ def keep_layers(values: Values, default: Mapping[str, Any], layers: int) -> None
     }
     if not lists:
         return
+    own = {int(key): value for key, value in (default.get("per_layer_config") or {}).items()}
+    numbered = [key for key, value in lists.items() if value == list(range(count))]
     kinds: dict[str, int] = {}
     for number in range(count):
-        kinds.setdefault(str([each[number] for each in lists.values()]), number)
-    chosen = set(kinds.values())
-    for number in range(count):
-        if len(chosen) >= layers:
-            break
-        chosen.add(number)
+        told = [value[number] for key, value in lists.items() if key not in numbered]
+        kinds.setdefault(str([told, own.get(number)]), number)
+    further = (number for number in range(count) if number not in kinds.values())
+    wanted = max(layers, len(kinds)) - len(kinds)
+    chosen = sorted([*kinds.values(), *itertools.islice(further, wanted)])
     for key, value in lists.items():
         shrunk = values[key] if isinstance(values[key], list) else value
-        values[key] = [shrunk[number] for number in sorted(chosen)]
+        values[key] = [shrunk[number] for number in chosen]
+        if key in numbered:
+            values[key] = list(range(len(chosen)))
     if count_key is not None:
         values[count_key] = len(chosen)
+    if own:
+        values["per_layer_config"] = {
+            place: _scaled(own[number], default, values)
+            for place, number in enumerate(chosen)
+            if number in own
+        }
+
+
+def _scaled(own: Values, default: Mapping[str, Any], values: Values) -> Values:
+    """Return what a layer has of its own, as many times the rest's as by default."""
+    return {
+        key: max(1, value * values[key] // default[key])
+        if isinstance(value, int) and not isinstance(value, bool) and default.get(key)
+        else value
+        for key, value in own.items()
+    }
 
 
 def _fit_heads(values: Values, default: Mapping[str, Any], shape: Shape) -> None:

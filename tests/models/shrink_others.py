@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from tests.models.overrides import OVERRIDES_OF_OTHERS
 from tests.models.shape import Shape
 from tests.models.shrink import (
+    HIDDEN,
     _EXPERT_INNER,
     _EXPERTS,
     _HEAD_DIMS,
@@ -18,7 +20,6 @@ from tests.models.shrink import (
     keep_layers,
 )
 
-HIDDEN = 32
 _SIZES = {
     **dict.fromkeys((*_HIDDEN, "embed_dim", "hidden_dim"), HIDDEN),
     **dict.fromkeys((*_INNER, *_EXPERT_INNER, "mlp_dim"), 32),
@@ -50,4 +51,7 @@ def shrink_other(default: Mapping[str, Any], shape: Shape) -> Values:
         elif key not in ("architectures", "dtype", "transformers_version", "_name_or_path"):
             values[key] = value
     keep_layers(values, default, 1)
+    change = OVERRIDES_OF_OTHERS.get(str(default.get("model_type")))
+    if change is not None:
+        change(values, shape)
     return values
