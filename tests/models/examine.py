@@ -81,6 +81,9 @@ def _try_folder(
     except ModelUnsupported as error:
         return "refused", str(error).replace(f"{folder}", "the folder")
     except Exception as error:
+        reason = _unusable(folder, architecture, prompts)
+        if reason is not None:
+            return "no tiny model", reason
         return "CRASH", f"while loading: {one_line(error)}"
     try:
         facts.texts = _texts(Reference(folder, architecture.class_name), prompts)
@@ -97,6 +100,15 @@ def _try_folder(
     except Exception as error:
         return "CRASH", one_line(error)
     return ("text only" if architecture.reads_more else "served"), ""
+
+
+def _unusable(folder: Path, architecture: Architecture, prompts: Prompts) -> str | None:
+    """Return why transformers itself cannot run the folder's model; None if it can."""
+    try:
+        Reference(folder, architecture.class_name).text(min(prompts.first, key=len), 2)
+    except Exception as error:
+        return f"transformers cannot run it: {one_line(error)}"
+    return None
 
 
 def _texts(reference: Reference, prompts: Prompts) -> dict[str, Text]:

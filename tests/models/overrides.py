@@ -137,6 +137,25 @@ def _no_window(values: Values, shape: Shape) -> None:
     values["sliding_window"] = shape.length
 
 
+def _zamba(values: Values, shape: Shape) -> None:
+    """Attend to twice the hidden size: a layer's input beside the model's."""
+    width = 2 * values["hidden_size"]
+    values.update(attention_hidden_size=width, attention_head_dim=width // shape.heads)
+    values.update(num_key_value_heads=shape.heads, n_mamba_heads=2)
+    values.update(num_hidden_layers=4, layers_block_type=["linear_attention", "hybrid"] * 2)
+
+
+def _zamba2(values: Values, shape: Shape) -> None:
+    _zamba(values, shape)
+    values.update(n_mamba_heads=8, mamba_headdim=_inner_width(values) // 8, hybrid_layer_ids=[1, 3])
+    values.update(mamba_ngroups=2, use_mem_rope=True, kv_channels=_inner_width(values) // shape.heads)
+
+
+def _inner_width(values: Values) -> int:
+    """Return the inner width of a recurrent layer of twice the hidden size."""
+    return 2 * int(values["hidden_size"])
+
+
 def _kv_like_heads(values: Values, shape: Shape) -> None:
     values["num_key_value_heads"] = values["num_attention_heads"]
 
@@ -180,7 +199,7 @@ def _diffusion_gemma(values: Values, shape: Shape) -> None:
 
 def _step3p5(values: Values, shape: Shape) -> None:
     _windows(mlp_layer_types=["dense", "sparse"])(values, shape)
-    values.update(num_sliding_attention_heads=2 * shape.heads, pad_token_id=0)
+    values.update(num_sliding_attention_heads=2 * shape.heads)
 
 
 def _ocr_experts(values: Values, shape: Shape) -> None:
@@ -236,7 +255,7 @@ def _jamba(values: Values, shape: Shape) -> None:
 
 
 _EXPERTS = _set(n_routed_experts=4, num_experts_per_tok=2, n_shared_experts=1)
-_PADDED = _set(pad_token_id=1)
+_PADDED = _set(pad_token_id=1)  # positions begin after it
 _QWEN_WINDOWS = _windows(use_sliding_window=True)
 _INDEXERS = _layers(
     "indexed_attention", "indexed_attention", "indexed_attention",
@@ -246,18 +265,14 @@ _INDEXERS = _layers(
 OVERRIDES: dict[str, Change] = {
     "bamba": _both(_mamba, _set(attn_layer_indices=[1], num_hidden_layers=3)),
     "bitnet": _kv_like_heads,
-    "camembert": _PADDED,
     "cohere_compass_text": _both(
         _windows(), _ropes("full_attention", "sliding_attention", has_sections=True)
     ),
-    "cwm": _set(bos_token_id=1),
-    "data2vec-text": _PADDED,
     "dbrx": _dbrx,
     "deepseek_v2": _EXPERTS,
     "dory": _dory,
     "dots1": _both(_windows(), _EXPERTS, _set(n_group=1, topk_group=1)),
     "dots3_note_text": _dots3,
-    "emu3_text_model": _set(bos_token_id=1, pad_token_id=0, eos_token_id=None),
     "falcon_h1": _falcon_h1,
     "gemma3n_text": _gemma3n,
     "gemma4_text": _gemma4,
@@ -278,20 +293,14 @@ OVERRIDES: dict[str, Change] = {
     "lfm2_moe": _layers("conv", "full_attention", "conv"),
     "mamba2": _mamba2,
     "mellum": _windows(mlp_layer_types=["sparse", "sparse"]),
-    "mllama_text_model": _set(bos_token_id=1, pad_token_id=0),
-    "modernbert-decoder": _set(pad_token_id=0, bos_token_id=1, cls_token_id=1, sep_token_id=2),
     "qwen2": _QWEN_WINDOWS,
     "qwen3": _QWEN_WINDOWS,
-    "qwen3_asr": _set(pad_token_id=0, eos_token_id=[1]),
     "qwen4_exp_text": _qwen4_exp,
     "recurrent_gemma": _set(num_hidden_layers=3),
     "reformer": _set(axial_pos_embds=False),
-    "roberta": _PADDED,
-    "roberta-prelayernorm": _PADDED,
-    "step3p7": _set(pad_token_id=0),
-    "xlm-roberta": _PADDED,
-    "xlm-roberta-xl": _PADDED,
-    "xmod": _PADDED,
+    "xmod": _set(pad_token_id=1, default_language="en_XX"),
+    "zamba": _zamba,
+    "zamba2": _zamba2,
     "zaya": _zaya,
     # Classes that read more than text, and their texts.
     "apertus1p5": _apertus,
@@ -324,6 +333,13 @@ OVERRIDES: dict[str, Change] = {
     "qwen3_vl_moe_text": _mrope,
     "qwen3_vl_text": _mrope,
     "step3p5": _step3p5,
+    "camembert": _PADDED,
+    "data2vec-text": _PADDED,
+    "roberta": _PADDED,
+    "roberta-prelayernorm": _PADDED,
+    "roc_bert": _PADDED,
+    "xlm-roberta": _PADDED,
+    "xlm-roberta-xl": _PADDED,
 }
 # The same for what reads pictures and sound: sizes that the rules for all leave large or unequal.
 OVERRIDES_OF_OTHERS: dict[str, Change] = {

@@ -115,9 +115,7 @@ def _shrunk(key: str, value: Any, shape: Shape) -> Any:
 
 
 def _token(key: str, value: Any, shape: Shape) -> Any:
-    """Return no begin and no end of text, and other marks among the reserved ids."""
-    if key in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        return None
+    """Return marks among the reserved ids, so that no text holds or ends with one."""
     first = shape.vocab - RESERVED
     if isinstance(value, list):
         return [first + number % RESERVED for number in range(len(value))]
