@@ -148,7 +148,9 @@ def _zamba(values: Values, shape: Shape) -> None:
 def _zamba2(values: Values, shape: Shape) -> None:
     _zamba(values, shape)
     values.update(n_mamba_heads=8, mamba_headdim=_inner_width(values) // 8, hybrid_layer_ids=[1, 3])
-    values.update(mamba_ngroups=2, use_mem_rope=True, kv_channels=_inner_width(values) // shape.heads)
+    values.update(
+        mamba_ngroups=2, use_mem_rope=True, kv_channels=_inner_width(values) // shape.heads
+    )
 
 
 def _inner_width(values: Values) -> int:
@@ -226,9 +228,7 @@ def _apertus(values: Values, shape: Shape) -> None:
 
 
 def _same_width(values: Values, shape: Shape) -> None:
-    values["adaptor_config"].update(
-        hidden_size=shape.hidden, intermediate_size=shape.hidden // 4
-    )
+    values["adaptor_config"].update(hidden_size=shape.hidden, intermediate_size=shape.hidden // 4)
 
 
 def _image_token(values: Values, shape: Shape) -> None:
@@ -245,7 +245,6 @@ def _projected(values: Values, shape: Shape) -> None:
 
 def _nemotron_h(values: Values, shape: Shape) -> None:
     values.update(mamba_num_heads=8, mamba_head_dim=16)
-
 
 
 def _jamba(values: Values, shape: Shape) -> None:

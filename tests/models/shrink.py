@@ -11,9 +11,10 @@ HIDDEN = 32  # of what reads pictures and sound
 RESERVED = 12  # the last token ids of a vocabulary: of pictures and such, in no prompt
 
 _HIDDEN = """hidden_size d_model n_embd emb_dim embedding_size word_embed_proj_dim lru_width
-    attention_hidden_size dim_model embedding_dim embed_dim input_embedding_size output_embedding_size""".split()
-_INNER = """intermediate_size ffn_dim ffn_hidden_size decoder_ffn_dim encoder_ffn_dim dff d_ff dim_ff
-    intermediate_size_mlp dense_intermediate_size d_inner feed_forward_size""".split()
+    attention_hidden_size dim_model embedding_dim embed_dim input_embedding_size
+    output_embedding_size""".split()
+_INNER = """intermediate_size ffn_dim ffn_hidden_size decoder_ffn_dim encoder_ffn_dim dff d_ff
+    dim_ff intermediate_size_mlp dense_intermediate_size d_inner feed_forward_size""".split()
 _EXPERT_INNER = """moe_intermediate_size shared_expert_intermediate_size shared_intermediate_size
     expert_ffn_hidden_size shared_experts_intermediate_size router_hidden_size
     moe_shared_expert_intermediate_size prefix_dense_intermediate_size expert_dim""".split()
@@ -128,8 +129,9 @@ def keep_layers(values: Values, default: Mapping[str, Any], layers: int) -> None
     A kind is what all lists with a value for each layer, and `per_layer_config`, say of it. Lists
     of layers' own numbers are numbered anew.
     """
-    count_key = next((key for key in _LAYERS if key in default), None)
-    count = len(default["layer_types"]) if default.get("layer_types") else default.get(count_key)
+    count_key = next((key for key in _LAYERS if key in default), "layer_types")
+    kinds_of_layers = default.get("layer_types")
+    count = int(len(kinds_of_layers) if kinds_of_layers else default.get(count_key) or 0)
     lists = {
         key: value
         for key, value in default.items()
@@ -151,7 +153,7 @@ def keep_layers(values: Values, default: Mapping[str, Any], layers: int) -> None
         values[key] = [shrunk[number] for number in chosen]
         if key in numbered:
             values[key] = list(range(len(chosen)))
-    if count_key is not None:
+    if count_key != "layer_types":
         values[count_key] = len(chosen)
     if own:
         values["per_layer_config"] = {
@@ -173,7 +175,7 @@ def _scaled(own: Values, default: Mapping[str, Any], values: Values) -> Values:
 
 def _fit_heads(values: Values, default: Mapping[str, Any], shape: Shape) -> None:
     """Make the numbers of heads and their sizes fit each other."""
-    if "kv_lora_rank" in default and default["kv_lora_rank"]:
+    if default.get("kv_lora_rank"):
         for key in set(_KV_HEADS) & set(default):
             values[key] = shape.heads
         if "head_dim" in default and "qk_rope_head_dim" in default:

@@ -6,7 +6,6 @@ from typing import Any
 from tests.models.overrides import OVERRIDES_OF_OTHERS
 from tests.models.shape import Shape
 from tests.models.shrink import (
-    HIDDEN,
     _EXPERT_INNER,
     _EXPERTS,
     _HEAD_DIMS,
@@ -16,6 +15,7 @@ from tests.models.shrink import (
     _KV_HEADS,
     _LAYERS,
     _TOP_EXPERTS,
+    HIDDEN,
     Values,
     keep_layers,
 )

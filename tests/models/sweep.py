@@ -15,7 +15,12 @@ from tests.models.outcome import Outcome
 SECONDS = 180
 MEMORY_BYTES = 12 << 30  # of addresses, most of which are never touched
 # What every process needs: imported once, and there in each that is forked.
-_PRELOADED = ["torch", "transformers.generation", "headrace.workers.load_runner", "tests.models.examine"]
+_PRELOADED = [
+    "torch",
+    "transformers.generation",
+    "headrace.workers.load_runner",
+    "tests.models.examine",
+]
 
 
 def sweep(
