@@ -49,7 +49,7 @@ _SMALL: Values = {
     "ssm_state_size": 8, "n_groups": 2, "chunk_size": 16, "time_step_rank": 8,
     "mamba_dt_rank": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
     "linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_head_dim": 8,
-    "index_head_dim": 16, "index_n_heads": 2, "index_topk": 32, "index_block_size": 8,
+    "index_head_dim": 16, "index_n_heads": 16, "index_topk": 32, "index_block_size": 8,
     "index_topk_blocks": 2, "original_max_position_embeddings": 64, "floor_scale": 32,
     "log_scaling_n_floor": 32, "rel_extent": 48, "keep_window_size": 24, "max_window_layers": 1,
     "num_nextn_predict_layers": 0, "num_mtp_layers": 0, "rotary_dim": 8, "d_rel": 4,
