@@ -147,7 +147,8 @@ def _zamba(values: Values, shape: Shape) -> None:
 
 def _zamba2(values: Values, shape: Shape) -> None:
     _zamba(values, shape)
-    values.update(n_mamba_heads=8, mamba_headdim=_inner_width(values) // 8, hybrid_layer_ids=[1, 3])
+    values.update(n_mamba_heads=8, mamba_headdim=_inner_width(values) // 8)
+    values["hybrid_layer_ids"] = [1, 3]
     values.update(
         mamba_ngroups=2, use_mem_rope=True, kv_channels=_inner_width(values) // shape.heads
     )
@@ -233,6 +234,10 @@ def _same_width(values: Values, shape: Shape) -> None:
 
 def _image_token(values: Values, shape: Shape) -> None:
     values.update(vocabulary_map={"<image>": shape.vocab - 3}, image_token_id=shape.vocab - 3)
+
+
+def _starts(values: Values, shape: Shape) -> None:
+    values.update(vision_start_token_id=shape.vocab - 1, audio_start_token_id=shape.vocab - 2)
 
 
 def _projected(values: Values, shape: Shape) -> None:
@@ -324,11 +329,13 @@ OVERRIDES: dict[str, Change] = {
     "nemotron_h_omni": _set(projector_hidden_size=32, vision_hidden_size=32),
     "paddleocr_vl_text": _mrope,
     "qwen2_5_omni_text": _mrope,
+    "qwen2_5_omni_thinker": _starts,
     "qwen2_5_vl_text": _mrope,
     "qwen2_vl_text": _mrope,
     "qwen3_5_moe_text": _mrope,
     "qwen3_5_text": _mrope,
     "qwen3_omni_moe_text": _mrope,
+    "qwen3_omni_moe_thinker": _starts,
     "qwen3_vl_moe_text": _mrope,
     "qwen3_vl_text": _mrope,
     "step3p5": _step3p5,

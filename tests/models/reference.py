@@ -23,18 +23,34 @@ class Reference:
 
     def __init__(self, folder: Path, class_name: str) -> None:
         model_class = getattr(transformers, class_name)
-        self._model: Any = model_class.from_pretrained(
+        model: Any = model_class.from_pretrained(
             folder, dtype=torch.float32, attn_implementation="eager"
         ).eval()
+        self._models = [model]
+        inner = getattr(model, "language_model", None)
+        if inner is not None and hasattr(inner, "generate"):
+            self._models.append(inner)
 
     @torch.inference_mode()
     def text(self, prompt: list[int], new: int) -> Text:
-        """Return the greedy answer of `new` tokens to a prompt."""
+        """Return the greedy answer of `new` tokens to a prompt.
+
+        Some classes generate only from pictures: then their own model of text does.
+        """
+        try:
+            return self._text(prompt, new)
+        except (TypeError, AttributeError, ValueError):
+            if len(self._models) == 1:
+                raise
+            self._models = self._models[1:]
+            return self._text(prompt, new)
+
+    def _text(self, prompt: list[int], new: int) -> Text:
         settings = transformers.GenerationConfig(  # type: ignore[no-untyped-call]
             do_sample=False, max_new_tokens=new, pad_token_id=0, output_logits=True,
             return_dict_in_generate=True,
         )  # fmt: skip
-        result = self._model.generate(
+        result = self._models[0].generate(
             input_ids=torch.tensor([prompt]),
             attention_mask=torch.ones((1, len(prompt)), dtype=torch.long),
             generation_config=settings,
