@@ -20,7 +20,7 @@ _TEXT_KEYS = (
     "attn_config", "ffn_config", "generator")  # fmt: skip
 _DROPPED = ("transformers_version", "_name_or_path", "id2label", "label2id", "_attn_implementation")
 
-_SPREADS = ((1.6, 1.0), (1.0, 0.3), (2.5, 0.1), (0.7, 1.0))
+_SPREADS = ((1.6, 1.0), (1.0, 0.3), (2.5, 0.1), (0.7, 1.0), (1.6, 3.0))
 ATTEMPTS = len(_SPREADS)
 
 
