@@ -14,29 +14,42 @@ from tests.models.table import DOCUMENT, with_table
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.models", description=__doc__)
-    parser.add_argument("names", nargs="*", help="of architectures, such as llama; none: all")
-    parser.add_argument("--seed", type=int, default=0, help="of sizes, weights, prompts and steps")
-    parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
-    parser.add_argument("--json", type=Path, help="file for the outcomes")
-    parser.add_argument("--table", action="store_true", help="write the table in docs/models.md")
+    add = parser.add_argument
+    add("names", nargs="*", help="of architectures, such as llama; none: all")
+    add("--seed", type=int, default=0, help="of sizes, weights, prompts and steps")
+    add("--jobs", type=int, default=2, help="processes at a time")
+    add("--json", type=Path, help="file for the outcomes; those of others in it are kept")
+    add("--table", action="store_true", help="write the table in docs/models.md")
     given = parser.parse_args()
-    if given.table and given.names:
-        parser.error("--table is of all architectures")
+    known = [each.name for each in architectures()]
+    if unknown := set(given.names) - set(known):
+        parser.error(f"no architecture is called {min(unknown)}")
+    outcomes = _read(given.json)
     chosen = [each for each in architectures() if not given.names or each.name in given.names]
-    outcomes: list[Outcome] = []
+    if given.table and not outcomes.keys() | {each.name for each in chosen} >= set(known):
+        parser.error("--table needs the outcomes of all architectures")
 
     def report(outcome: Outcome) -> None:
         print(f"{outcome.name}: {outcome.kind} {outcome.reason} {outcome.seconds} s", flush=True)
-        outcomes.append(outcome)
+        outcomes[outcome.name] = outcome
         if given.json:
-            given.json.write_text(json.dumps([each.to_json() for each in outcomes], indent=1))
+            given.json.write_text(
+                json.dumps([each.to_json() for each in outcomes.values()], indent=1)
+            )
 
-    sweep(chosen, given.seed, given.jobs, report)
-    counts = Counter(outcome.kind for outcome in outcomes)
+    counts = Counter(outcome.kind for outcome in sweep(chosen, given.seed, given.jobs, report))
     print(", ".join(f"{count} {kind}" for kind, count in counts.most_common()))
     if given.table:
-        DOCUMENT.write_text(with_table(DOCUMENT.read_text(), outcomes))
+        ordered = [outcomes[name] for name in known]
+        DOCUMENT.write_text(with_table(DOCUMENT.read_text(), ordered))
     return 1 if counts["WRONG"] or counts["CRASH"] else 0
+
+
+def _read(path: Path | None) -> dict[str, Outcome]:
+    """Return the outcomes of an earlier sweep by name; none if there is no such file."""
+    if path is None or not path.exists():
+        return {}
+    return {each["name"]: Outcome(**each) for each in json.loads(path.read_text())}
 
 
 if __name__ == "__main__":

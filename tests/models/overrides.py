@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from tests.models.changes import both, fixed, layers, mrope, ropes, windows
 from tests.models.shape import Shape
-from tests.models.shrink import HIDDEN, Change, Values, sections
+from tests.models.shrink import Change, Values
 
 # Options without which a configuration's class has no valid default.
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -11,42 +12,6 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "text_config": {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0}
     },
 }
-
-
-def _set(**options: Any) -> Change:
-    """Return a change to fixed values."""
-
-    def change(values: Values, shape: Shape) -> None:
-        values.update(options)
-
-    return change
-
-
-def _layers(*kinds: str, **options: Any) -> Change:
-    """Return a change to layers of these kinds, and to fixed values."""
-
-    def change(values: Values, shape: Shape) -> None:
-        values.update(layer_types=list(kinds), num_hidden_layers=len(kinds), **options)
-
-    return change
-
-
-def _windows(**options: Any) -> Change:
-    """Return a change to a layer with a window after one without."""
-
-    def change(values: Values, shape: Shape) -> None:
-        values.update(sliding_window=shape.window, **options)
-        _layers("full_attention", "sliding_attention")(values, shape)
-
-    return change
-
-
-def _both(*changes: Change) -> Change:
-    def change(values: Values, shape: Shape) -> None:
-        for each in changes:
-            each(values, shape)
-
-    return change
 
 
 def _mamba(values: Values, shape: Shape) -> None:
@@ -84,7 +49,7 @@ def _gemma3n(values: Values, shape: Shape) -> None:
 
 def _laguna(values: Values, shape: Shape) -> None:
     """Give the layer with a window more heads than the one without."""
-    _windows(mlp_layer_types=["dense", "sparse"])(values, shape)
+    windows(mlp_layer_types=["dense", "sparse"])(values, shape)
     values.update(num_attention_heads_per_layer=[shape.heads, 2 * shape.heads])
 
 
@@ -105,20 +70,8 @@ def _inkling(values: Values, shape: Shape) -> None:
     values["d_rel"] = 4
 
 
-def _ropes(*kinds: str, has_sections: bool = False) -> Change:
-    """Return a change to a rotation for each kind of layer."""
-
-    def change(values: Values, shape: Shape) -> None:
-        rope: Values = {"rope_type": "default", "rope_theta": 10000.0}
-        if has_sections:
-            rope["mrope_section"] = sections(values["head_dim"] // 2)
-        values["rope_parameters"] = {kind: dict(rope) for kind in kinds}
-
-    return change
-
-
 def _zaya(values: Values, shape: Shape) -> None:
-    _layers("hybrid", "hybrid_sliding", num_experts_per_tok=1)(values, shape)
+    layers("hybrid", "hybrid_sliding", num_experts_per_tok=1)(values, shape)
     values["sliding_window"] = shape.window
 
 
@@ -178,19 +131,16 @@ def _dots3(values: Values, shape: Shape) -> None:
 
 def _dbrx(values: Values, shape: Shape) -> None:
     values["attn_config"].update(rope_theta=10000.0, clip_qkv=6.0)
+    values["tie_word_embeddings"] = False
 
 
-def _mrope(values: Values, shape: Shape) -> None:
-    """Split the rotary pairs of a head among times, rows and columns."""
-    rope = dict(values.get("rope_parameters") or {"rope_type": "default", "rope_theta": 10000.0})
-    dim = values.get("head_dim") or values["hidden_size"] // values["num_attention_heads"]
-    rope["mrope_section"] = sections(int(dim * rope.get("partial_rotary_factor", 1.0)) // 2)
-    values["rope_parameters"] = rope
+def _xlnet(values: Values, shape: Shape) -> None:
+    values["d_head"] = values["d_model"] // values["n_head"]
 
 
 def _ernie_vl(values: Values, shape: Shape) -> None:
     """Give rows and columns as many pairs as each other, before those of times."""
-    _mrope(values, shape)
+    mrope(values, shape)
     values["rope_parameters"]["mrope_section"].reverse()
     values["mlp_layer_types"] = ["dense", "sparse"]
     values["num_hidden_layers"] = 2
@@ -201,7 +151,7 @@ def _diffusion_gemma(values: Values, shape: Shape) -> None:
 
 
 def _step3p5(values: Values, shape: Shape) -> None:
-    _windows(mlp_layer_types=["dense", "sparse"])(values, shape)
+    windows(mlp_layer_types=["dense", "sparse"])(values, shape)
     values.update(num_sliding_attention_heads=2 * shape.heads)
 
 
@@ -258,24 +208,24 @@ def _jamba(values: Values, shape: Shape) -> None:
     values.update(expert_layer_period=2, expert_layer_offset=0)
 
 
-_EXPERTS = _set(n_routed_experts=4, num_experts_per_tok=2, n_shared_experts=1)
-_PADDED = _set(pad_token_id=1)  # positions begin after it
-_QWEN_WINDOWS = _windows(use_sliding_window=True)
-_INDEXERS = _layers(
+_EXPERTS = fixed(n_routed_experts=4, num_experts_per_tok=2, n_shared_experts=1)
+_PADDED = fixed(pad_token_id=1)  # positions begin after it
+_QWEN_WINDOWS = windows(use_sliding_window=True)
+_INDEXERS = layers(
     "indexed_attention", "indexed_attention", "indexed_attention",
     mlp_layer_types=["dense", "sparse", "sparse"], indexer_types=["full", "shared", "full"],
 )  # fmt: skip
 
 OVERRIDES: dict[str, Change] = {
-    "bamba": _both(_mamba, _set(attn_layer_indices=[1], num_hidden_layers=3)),
+    "bamba": both(_mamba, fixed(attn_layer_indices=[1], num_hidden_layers=3)),
     "bitnet": _kv_like_heads,
-    "cohere_compass_text": _both(
-        _windows(), _ropes("full_attention", "sliding_attention", has_sections=True)
+    "cohere_compass_text": both(
+        windows(), ropes("full_attention", "sliding_attention", has_sections=True)
     ),
     "dbrx": _dbrx,
     "deepseek_v2": _EXPERTS,
     "dory": _dory,
-    "dots1": _both(_windows(), _EXPERTS, _set(n_group=1, topk_group=1)),
+    "dots1": both(windows(), _EXPERTS, fixed(n_group=1, topk_group=1)),
     "dots3_note_text": _dots3,
     "falcon_h1": _falcon_h1,
     "gemma3n_text": _gemma3n,
@@ -285,59 +235,60 @@ OVERRIDES: dict[str, Change] = {
     "gpt_neo": _gpt_neo,
     "granite_swa": _swa_ropes,
     "granitemoe_swa": _swa_ropes,
-    "granitemoehybrid": _both(
-        _layers("linear_attention", "full_attention", "linear_attention"), _mamba
+    "granitemoehybrid": both(
+        layers("linear_attention", "full_attention", "linear_attention"), _mamba
     ),
     "inkling2_loop_text": _inkling,
     "inkling2_text": _inkling,
     "inkling_text": _inkling,
     "jamba": _jamba,
     "laguna": _laguna,
-    "lfm2": _layers("conv", "full_attention", "conv", full_attn_idxs=[1]),
-    "lfm2_moe": _layers("conv", "full_attention", "conv"),
+    "lfm2": layers("conv", "full_attention", "conv", full_attn_idxs=[1]),
+    "lfm2_moe": layers("conv", "full_attention", "conv"),
     "mamba2": _mamba2,
-    "mellum": _windows(mlp_layer_types=["sparse", "sparse"]),
+    "mellum": windows(mlp_layer_types=["sparse", "sparse"]),
     "qwen2": _QWEN_WINDOWS,
     "qwen3": _QWEN_WINDOWS,
     "qwen4_exp_text": _qwen4_exp,
-    "recurrent_gemma": _set(num_hidden_layers=3),
-    "reformer": _set(axial_pos_embds=False),
-    "xmod": _set(pad_token_id=1, default_language="en_XX"),
+    "recurrent_gemma": fixed(num_hidden_layers=3),
+    "reformer": fixed(axial_pos_embds=False),
+    "xlnet": _xlnet,
+    "xmod": fixed(pad_token_id=1, default_language="en_XX"),
     "zamba": _zamba,
     "zamba2": _zamba2,
     "zaya": _zaya,
     # Classes that read more than text, and their texts.
     "apertus1p5": _apertus,
     "chameleon": _image_token,
-    "cosmos3_edge_text": _mrope,
+    "cosmos3_edge_text": mrope,
     "deepseek_ocr2_text": _ocr_experts,
     "diffusion_gemma_text": _diffusion_gemma,
     "dots3_note": _dots3_note,
     "emu3": _image_token,
     "ernie4_5_vl_moe_text": _ernie_vl,
     "fun_asr_nano": _same_width,
-    "glm4v_moe_text": _mrope,
-    "glm4v_text": _mrope,
-    "glm_ocr_text": _mrope,
+    "glm4v_moe_text": mrope,
+    "glm4v_text": mrope,
+    "glm_ocr_text": mrope,
     "granite4_vision": _granite4_vision,
-    "hunyuan_vl_text": _mrope,
-    "hy_v4_vl_text": _mrope,
+    "hunyuan_vl_text": mrope,
+    "hy_v4_vl_text": mrope,
     "muse_glimmer": _projected,
     "muse_spark": _projected,
     "moshi": _no_window,
     "nemotron_h": _nemotron_h,
-    "nemotron_h_omni": _set(projector_hidden_size=32, vision_hidden_size=32),
-    "paddleocr_vl_text": _mrope,
-    "qwen2_5_omni_text": _mrope,
+    "nemotron_h_omni": fixed(projector_hidden_size=32, vision_hidden_size=32),
+    "paddleocr_vl_text": mrope,
+    "qwen2_5_omni_text": mrope,
     "qwen2_5_omni_thinker": _starts,
-    "qwen2_5_vl_text": _mrope,
-    "qwen2_vl_text": _mrope,
-    "qwen3_5_moe_text": _mrope,
-    "qwen3_5_text": _mrope,
-    "qwen3_omni_moe_text": _mrope,
+    "qwen2_5_vl_text": mrope,
+    "qwen2_vl_text": mrope,
+    "qwen3_5_moe_text": mrope,
+    "qwen3_5_text": mrope,
+    "qwen3_omni_moe_text": mrope,
     "qwen3_omni_moe_thinker": _starts,
-    "qwen3_vl_moe_text": _mrope,
-    "qwen3_vl_text": _mrope,
+    "qwen3_vl_moe_text": mrope,
+    "qwen3_vl_text": mrope,
     "step3p5": _step3p5,
     "camembert": _PADDED,
     "data2vec-text": _PADDED,
@@ -346,24 +297,4 @@ OVERRIDES: dict[str, Change] = {
     "roc_bert": _PADDED,
     "xlm-roberta": _PADDED,
     "xlm-roberta-xl": _PADDED,
-}
-# The same for what reads pictures and sound: sizes that the rules for all leave large or unequal.
-OVERRIDES_OF_OTHERS: dict[str, Change] = {
-    "chameleon_vqgan": _set(base_channels=32, num_res_blocks=1, num_embeddings=16, embed_dim=32),
-    "dots3_note_audio_encoder": _set(adapter_input_size=HIDDEN),
-    "dots3_note_vision_encoder": _set(adapter_in_dim=HIDDEN),
-    "emu3_vqgan": _set(base_channels=32, num_res_blocks=1, codebook_size=16, embed_dim=4),
-    "florence_vision": _set(
-        depths=[1, 1, 1, 1], embed_dim=[8, 8, 8, 32], num_heads=[2] * 4, num_groups=[2] * 4
-    ),
-    "janus_vqgan": _set(base_channels=32, num_res_blocks=1, num_embeddings=16),
-    "llama4_vision_model": _set(
-        projector_input_dim=HIDDEN, projector_output_dim=HIDDEN, vision_output_dim=HIDDEN
-    ),
-    "molmo2_adapter": _set(vision_feature_layer=[0, 1]),
-    "muse_spark_audio": _set(hidden_sizes=[8, 8, 16, 16], depths=[1] * 4),
-    "qwen2_5_omni_bigvgan": _set(upsample_initial_channel=64),
-    "radio": _set(max_img_size=64),
-    "vibevoice_acoustic_tokenizer_encoder": _set(num_filters=2, depths=[1] * 7),
-    "wavtokenizer_encoder": _set(codebook_dim=HIDDEN),
 }

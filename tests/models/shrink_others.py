@@ -3,31 +3,29 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tests.models.overrides import OVERRIDES_OF_OTHERS
+from tests.models.overrides_of_others import OVERRIDES_OF_OTHERS
 from tests.models.shape import Shape
-from tests.models.shrink import (
-    _EXPERT_INNER,
-    _EXPERTS,
-    _HEAD_DIMS,
-    _HEADS,
-    _HIDDEN,
-    _INNER,
-    _KV_HEADS,
-    _LAYERS,
-    _TOP_EXPERTS,
-    HIDDEN,
-    Values,
-    keep_layers,
+from tests.models.shrink import HIDDEN, Values, keep_layers
+from tests.models.size_keys import (
+    EXPERT_INNER,
+    EXPERTS,
+    HEAD_DIMS,
+    HEADS,
+    INNER,
+    KV_HEADS,
+    LAYERS,
+    TOP_EXPERTS,
+    WIDTHS,
 )
 
 _SIZES = {
-    **dict.fromkeys((*_HIDDEN, "embed_dim", "hidden_dim"), HIDDEN),
-    **dict.fromkeys((*_INNER, *_EXPERT_INNER, "mlp_dim"), 32),
-    **dict.fromkeys((*_HEADS, *_KV_HEADS), 2),
-    **dict.fromkeys(_HEAD_DIMS, 16),
-    **dict.fromkeys(_LAYERS, 2),
-    **dict.fromkeys(_EXPERTS, 2),
-    **dict.fromkeys(_TOP_EXPERTS, 1),
+    **dict.fromkeys((*WIDTHS, "embed_dim", "hidden_dim"), HIDDEN),
+    **dict.fromkeys((*INNER, *EXPERT_INNER, "mlp_dim"), 32),
+    **dict.fromkeys((*HEADS, *KV_HEADS), 2),
+    **dict.fromkeys(HEAD_DIMS, 16),
+    **dict.fromkeys(LAYERS, 2),
+    **dict.fromkeys(EXPERTS, 2),
+    **dict.fromkeys(TOP_EXPERTS, 1),
 }
 _INDICES = (
     "deepstack_visual_indexes", "fullatt_block_indexes", "global_attn_indexes",
