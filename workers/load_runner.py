@@ -114,7 +114,7 @@ def load_runner(
     if compiled is None:
         is_rounded = _is_rounded(cache_dtype, model)
         with phases.phase("self-check"):
-            check_model(model, make_runner, max_model_len, config.block_size, is_rounded)
+            check_model(model, make_runner, max_model_len, config.block_size, is_rounded, hook)
     else:
         if cache is not None and compiled.plan is not None:
             with phases.phase("compile"):
@@ -166,7 +166,7 @@ def _compile(
         compiled, reason = compile_model(model, hook, config, threads, shared)
     if compiled is not None:
         with phases.phase("self-check"):
-            error = _self_check_error(model, compiled, config, max_model_len)
+            error = _self_check_error(model, hook, compiled, config, max_model_len)
         if error and must_compile(config):
             raise ModelUnsupported(f"cpu_kernels is {config.cpu_kernels}, but compiled, {error}")
         if error:
@@ -189,7 +189,11 @@ def _compile(
 
 
 def _self_check_error(
-    model: PreTrainedModel, compiled: CompiledProgram, config: EngineConfig, max_model_len: int
+    model: PreTrainedModel,
+    hook: AttentionHook,
+    compiled: CompiledProgram,
+    config: EngineConfig,
+    max_model_len: int,
 ) -> str:
     """Return why the program fails the self-check; empty if it passes."""
     cache_dtype = choose_cache_dtype(config.kv_cache_dtype, model.dtype)
@@ -199,7 +203,7 @@ def _self_check_error(
     is_rounded = compiled.formats != {WeightFormat.FLOAT} or _is_rounded(cache_dtype, model)
     try:
         with weights_rounded(model, config.quantization):
-            check_model(model, make_runner, max_model_len, config.block_size, is_rounded)
+            check_model(model, make_runner, max_model_len, config.block_size, is_rounded, hook)
     except ModelUnsupported as error:
         return error.reason
     return ""

@@ -22,16 +22,15 @@ def context_length(config: Mapping[str, Any]) -> int | None:
     config: config.json as an object, or transformers' completion of it; that of the text model may
         be nested under "text_config".
 
-    The rule is max_position_embeddings (or what the architecture calls it), except for two kinds of
+    The rule is max_position_embeddings (or what the architecture calls it), except for one kind of
     rotary embedding, found under "rope_parameters" or, in older files, "rope_scaling":
 
     - yarn (Peng et al., 2023) stretches original_max_position_embeddings by `factor`. Some files
       give the stretched length as max_position_embeddings (DeepSeek V2), some the original one
       (Qwen 2.5), so the larger of max_position_embeddings and original * factor counts. Without an
       original length, max_position_embeddings stands for it, as in transformers.
-    - longrope (Ding et al., 2024) has other frequencies beyond the original length, and
-      transformers switches all rows of a batch at once: a long request would change its neighbours'
-      outputs and invalidate its own cache. Its context ends at the original length.
+    - longrope (Ding et al., 2024) has other frequencies beyond the original length: see
+      `switch_length`. Its context is max_position_embeddings all the same.
 
     All others stay at max_position_embeddings: llama3 and Gemma 3's linear scaling include their
     factor in it; other linear files may or may not, and the shorter length is never wrong; dynamic
@@ -44,15 +43,29 @@ def context_length(config: Mapping[str, Any]) -> int | None:
     )
     if max_positions is None:
         return None
-    ropes = list(_ropes(config))
-    outer_original = _length(config.get("original_max_position_embeddings"))
-    switch_lengths = [
-        outer_original or _length(rope.get("original_max_position_embeddings")) or max_positions
-        for rope in ropes
+    ropes = [rope for rope in _ropes(config) if _rope_type(rope) == "yarn"]
+    return max([max_positions, *(_stretched(rope, max_positions) for rope in ropes)])
+
+
+def switch_length(config: Mapping[str, Any]) -> int | None:
+    """Return the length beyond which a sequence has other rotary frequencies; None if there is
+    none, or no sequence is longer.
+
+    config: as for `context_length`.
+    """
+    longest = context_length(config)
+    text_config = config.get("text_config")
+    config = text_config if isinstance(text_config, Mapping) else config
+    outer = _length(config.get("original_max_position_embeddings"))
+    lengths = [
+        outer or _length(rope.get("original_max_position_embeddings"))
+        for rope in _ropes(config)
         if _rope_type(rope) in _SWITCHING_ROPE_TYPES
+        and rope.get("short_factor") != rope.get("long_factor")
     ]
-    stretched = [_stretched(rope, max_positions) for rope in ropes if _rope_type(rope) == "yarn"]
-    return min([max([max_positions, *stretched]), *switch_lengths])
+    known = [length for length in lengths if length is not None]
+    switch = min(known, default=None)
+    return None if switch is None or longest is None or switch >= longest else switch
 
 
 def _ropes(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

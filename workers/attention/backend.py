@@ -6,6 +6,8 @@ from typing import Protocol
 
 import torch
 
+from headrace.workers.attention.sparse import KeyChoice
+
 
 @dataclass(frozen=True, slots=True)
 class KVLayerShape:
@@ -22,6 +24,50 @@ class KVLayerShape:
 
 
 @dataclass(frozen=True, slots=True)
+class Reach:
+    """How far back a token attends, itself included.
+
+    window: to the window - 1 tokens before it; None: to all.
+    chunk: to those of its own chunk, position // chunk (as in Llama 4); None: to all.
+    """
+
+    window: int | None = None
+    chunk: int | None = None
+
+    def start(self, position: int) -> int:
+        """Return the first position that a token at `position` attends to."""
+        first = 0 if self.window is None else max(0, position + 1 - self.window)
+        return first if self.chunk is None else max(first, position - position % self.chunk)
+
+    def visible(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        """Return which keys each query attends to, of positions that are broadcast together."""
+        visible = keys <= queries
+        if self.window is not None:
+            visible = visible & (keys > queries - self.window)
+        if self.chunk is not None:
+            visible = visible & (keys // self.chunk == queries // self.chunk)
+        return visible
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KeyBias:
+    """A bias of scores that grows with the key's position (ALiBi; Press et al., 2022).
+
+    slopes: of each query head [heads], float32. dtype: to which slopes and products are rounded, as
+    the model's authors do. factor: of the rounded products.
+    """
+
+    slopes: torch.Tensor
+    dtype: torch.dtype
+    factor: float
+
+    def at(self, positions: torch.Tensor) -> torch.Tensor:
+        """Return the biases [..., heads] of keys at these positions [...], float32."""
+        slopes = self.slopes.to(positions.device, self.dtype)
+        return (positions.unsqueeze(-1) * slopes).float() * self.factor
+
+
+@dataclass(frozen=True, slots=True)
 class AttentionOptions:
     """The attention parameters of one layer.
 
@@ -33,6 +79,9 @@ class AttentionOptions:
     is_causal: False: a token attends to those after it, too; with a window, to all that are less
         than `window` away.
     reads_source: whether it attends to what an encoder made for the sequence instead.
+    chunk: a token attends to the tokens before it of its own chunk; None: there are no chunks.
+    key_bias: added to the scores; None: there is none.
+    sparse: chooses the keys that are attended to; None: all of them are.
     """
 
     scaling: float
@@ -42,6 +91,14 @@ class AttentionOptions:
     is_causal: bool = True
     bias: torch.Tensor | None = field(default=None, compare=False)
     reads_source: bool = False
+    chunk: int | None = None
+    key_bias: KeyBias | None = field(default=None, compare=False)
+    sparse: KeyChoice | None = field(default=None, compare=False)
+
+    @property
+    def reach(self) -> Reach:
+        """How far back a token attends."""
+        return Reach(self.window, self.chunk)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +107,14 @@ class Span:
 
     context: tokens of the sequence before its first row.
     blocks: the sequence's blocks of the cache, enough for context + num_rows tokens.
+    known: all tokens of the sequence so far, also those of later steps; 0: unknown.
     """
 
     first_row: int
     num_rows: int
     context: int
     blocks: Sequence[int]
+    known: int = 0
 
     @property
     def length(self) -> int:

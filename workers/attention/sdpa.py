@@ -11,9 +11,16 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from headrace.workers.attention.backend import AttentionBatch, AttentionOptions, KVLayerShape, Span
+from headrace.workers.attention.backend import (
+    AttentionBatch,
+    AttentionOptions,
+    KVLayerShape,
+    Reach,
+    Span,
+)
 from headrace.workers.attention.cache_dtype import CacheDtype, choose_cache_dtype
 from headrace.workers.attention.cached_heads import CachedHeads, make_cached_heads
+from headrace.workers.attention.sparse import KeyChoice
 
 _MIN_PADDING_TO_SPLIT = 128  # tokens; below it another call costs more than the padding
 _MAX_SCORES = 16 * 1024 * 1024  # elements of scores at once, where they are computed explicitly
@@ -27,6 +34,7 @@ class _Gather:
 
     width: keys of each sequence.
     slots: cache slots, [rows * width] for decodes and [width] for a chunk.
+    positions: of the keys, shaped as the slots.
     mask: added to scores; None if all keys are visible.
     """
 
@@ -34,6 +42,7 @@ class _Gather:
     last: int
     width: int
     slots: torch.Tensor
+    positions: torch.Tensor
     mask: torch.Tensor | None
 
 
@@ -65,7 +74,7 @@ class SdpaBackend:
         self._values = [cached(layer.kv_heads, layer.value_dim) for layer in layers]
         self._batch = AttentionBatch((), ())
         self._row_slots = torch.empty(0, dtype=torch.long, device=device)
-        self._gathers: dict[tuple[int | None, int], list[_Gather]] = {}
+        self._gathers: dict[tuple[Reach, int], list[_Gather]] = {}
 
     def prepare(self, batch: AttentionBatch) -> None:
         self._batch = batch
@@ -80,7 +89,8 @@ class SdpaBackend:
 
     def write(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
         self._keys[layer].write(self._row_slots, key)
-        self._values[layer].write(self._row_slots, value)
+        if value.shape[2]:  # an indexer has keys only
+            self._values[layer].write(self._row_slots, value)
 
     def attend(
         self,
@@ -90,26 +100,32 @@ class SdpaBackend:
         value: torch.Tensor,
         options: AttentionOptions,
     ) -> torch.Tensor:
+        if options.sparse is not None:
+            return self._attend_sparsely(layer, query, options, options.sparse)
         parts = [
             self._attend_decodes(layer, gather, query, options)
-            for gather in self._decode_gathers(options.window)
+            for gather in self._decode_gathers(options.reach)
         ]
         for span in self._batch.prefills:
             rows = slice(span.first_row, span.first_row + span.num_rows)
-            if span.context == 0 and not _exceeds(span.length, options.window):
+            # A token sees what one before it does not: the first position that it attends to grows.
+            sees_all = options.reach.start(span.length - 1) == 0 and options.key_bias is None
+            if span.context == 0 and sees_all:
                 keys = self._keys[layer].as_read(key[rows])
                 values = self._values[layer].as_read(value[rows])
-                parts.append(_attend_chunk(query[rows], keys, values, None, options))
+                parts.append(_attend_chunk(query[rows], keys, values, None, options, None))
             else:
-                gather = self._chunk_gather(span, options.window)
+                gather = self._chunk_gather(span, options.reach)
                 keys, values = self._read(layer, gather.slots)
-                parts.append(_attend_chunk(query[rows], keys, values, gather.mask, options))
+                bias = _bias_of_heads(options, gather.positions, keys.shape[1])
+                parts.append(_attend_chunk(query[rows], keys, values, gather.mask, options, bias))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _attend_decodes(
         self, layer: int, gather: _Gather, query: torch.Tensor, options: AttentionOptions
     ) -> torch.Tensor:
         keys, values = self._read(layer, gather.slots)
+        bias = _bias_of_heads(options, gather.positions, keys.shape[1])
         count = gather.last - gather.first
         heads, kv_heads, dim = query.shape[1], keys.shape[1], query.shape[2]
         folded = query[gather.first : gather.last].reshape(count, kv_heads, heads // kv_heads, dim)
@@ -121,31 +137,50 @@ class SdpaBackend:
             False,
             options,
             _sinks_of_heads(options, kv_heads)[:, :, None],
+            None
+            if bias is None
+            else bias.view(count, gather.width, kv_heads, -1).permute(0, 2, 3, 1),
         )
         return output.reshape(count, heads, -1)
+
+    def _attend_sparsely(
+        self, layer: int, query: torch.Tensor, options: AttentionOptions, sparse: KeyChoice
+    ) -> torch.Tensor:
+        """Attend to the keys that an indexer chooses, each sequence by itself."""
+        parts = []
+        for span in (*self._batch.decodes, *self._batch.prefills):
+            rows = slice(span.first_row, span.first_row + span.num_rows)
+            slots = self._slots(span, 0).to(self._device)
+            positions = torch.arange(span.length, device=self._device)
+            visible = options.reach.visible(positions[span.context :, None], positions)
+            chosen = sparse.choose(rows, self._keys[sparse.layer].read(slots)[:, 0], visible)
+            mask = self._mask(chosen)
+            keys, values = self._read(layer, slots)
+            parts.append(_attend_chunk(query[rows], keys, values, mask, options, None))
+        return torch.cat(parts)
 
     def _read(self, layer: int, slots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return self._keys[layer].read(slots), self._values[layer].read(slots)
 
-    def _decode_gathers(self, window: int | None) -> list[_Gather]:
-        gathers = self._gathers.get((window, -1))
+    def _decode_gathers(self, reach: Reach) -> list[_Gather]:
+        gathers = self._gathers.get((reach, -1))
         if gathers is None:
             spans = self._batch.decodes
             gathers = [
-                self._decode_gather(first, last, window)
-                for first, last in _groups([_visible(span.length, window) for span in spans])
+                self._decode_gather(first, last, reach)
+                for first, last in _groups([_visible(span, reach) for span in spans])
             ]
-            self._gathers[window, -1] = gathers
+            self._gathers[reach, -1] = gathers
         return gathers
 
-    def _decode_gather(self, first: int, last: int, window: int | None) -> _Gather:
+    def _decode_gather(self, first: int, last: int, reach: Reach) -> _Gather:
         """Return the slots that decodes first to last - 1 attend to, padded to the longest.
 
         Padding repeats a slot that the sequence has written: other slots could hold infinities,
         which a mask does not remove.
         """
         spans = self._batch.decodes[first:last]
-        visible = [_visible(span.length, window) for span in spans]
+        visible = [_visible(span, reach) for span in spans]
         width, size = max(visible), self._block_size
         longest = max(len(span.blocks) for span in spans)
         table = torch.tensor([[*s.blocks, *[0] * (longest - len(s.blocks))] for s in spans])
@@ -157,23 +192,23 @@ class SdpaBackend:
         mask = None
         if min(visible) < width:
             mask = self._mask(offsets < counts)[:, None, None, :]
-        return _Gather(first, last, width, slots.flatten().to(self._device), mask)
+        slots, positions = slots.flatten().to(self._device), positions.flatten().to(self._device)
+        return _Gather(first, last, width, slots, positions, mask)
 
-    def _chunk_gather(self, span: Span, window: int | None) -> _Gather:
+    def _chunk_gather(self, span: Span, reach: Reach) -> _Gather:
         """Return the slots of all keys that a chunk's rows attend to, with the rows' mask."""
-        cached = self._gathers.get((window, span.first_row))
+        cached = self._gathers.get((reach, span.first_row))
         if cached is not None:
             return cached[0]
-        start = 0 if window is None else max(0, span.context + 1 - window)
+        start = reach.start(span.context)
         slots = self._slots(span, start).to(self._device)
-        keys = torch.arange(start, span.length).unsqueeze(0)
+        keys = torch.arange(start, span.length)
         queries = torch.arange(span.context, span.length).unsqueeze(1)
-        visible = keys <= queries
-        if window is not None:
-            visible &= keys > queries - window
+        mask = self._mask(reach.visible(queries, keys))
         last = span.first_row + span.num_rows
-        gather = _Gather(span.first_row, last, len(slots), slots, self._mask(visible))
-        self._gathers[window, span.first_row] = [gather]
+        positions = keys.to(self._device)
+        gather = _Gather(span.first_row, last, len(slots), slots, positions, mask)
+        self._gathers[reach, span.first_row] = [gather]
         return gather
 
     def _slots(self, span: Span, start: int) -> torch.Tensor:
@@ -185,7 +220,7 @@ class SdpaBackend:
         )
 
     def _mask(self, visible: torch.Tensor) -> torch.Tensor:
-        mask = torch.zeros(visible.shape, dtype=self._dtype)
+        mask = torch.zeros(visible.shape, dtype=self._dtype, device=visible.device)
         return mask.masked_fill_(~visible, float("-inf")).to(self._device)
 
 
@@ -195,8 +230,12 @@ def _attend_chunk(
     value: torch.Tensor,
     mask: torch.Tensor | None,
     options: AttentionOptions,
+    bias: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Attend: query [rows, heads, dim], key, value [keys, kv_heads, dim]; causal without a mask."""
+    """Attend: query [rows, heads, dim], key, value [keys, kv_heads, dim]; causal without a mask.
+
+    bias: of scores [keys, kv_heads, query heads of each].
+    """
     rows, heads, dim = query.shape
     kv_heads = key.shape[1]
     shared = heads // kv_heads
@@ -208,6 +247,7 @@ def _attend_chunk(
         mask is None,
         options,
         _sinks_of_heads(options, kv_heads).t()[:, :, None, None],
+        None if bias is None else bias.permute(2, 1, 0).unsqueeze(2),
     )
     return output.permute(2, 1, 0, 3).reshape(rows, heads, -1)
 
@@ -220,12 +260,13 @@ def _attention(
     is_causal: bool,
     options: AttentionOptions,
     sinks: torch.Tensor,
+    bias: torch.Tensor | None,
 ) -> torch.Tensor:
     """Attend: query [batch, heads, queries, dim], key, value [batch, heads, keys, dim].
 
-    sinks: shaped to be added to the scores' dimensions.
+    sinks, bias: shaped to be added to the scores' dimensions.
     """
-    if options.softcap is None and options.sinks is None:
+    if options.softcap is None and options.sinks is None and bias is None:
         return scaled_dot_product_attention(
             query, key, value, attn_mask=mask, is_causal=is_causal, scale=options.scaling
         )
@@ -240,7 +281,7 @@ def _attention(
     parts = []
     for start in range(0, query.shape[2], step):
         rows = query[:, :, start : start + step].to(dtype)
-        weights = _weights(rows, keys, _rows(mask, start, step), options, sinks)
+        weights = _weights(rows, keys, _rows(mask, start, step), options, sinks, bias)
         parts.append(torch.matmul(weights, values).to(query.dtype))
     return torch.cat(parts, dim=2)
 
@@ -251,12 +292,15 @@ def _weights(
     mask: torch.Tensor | None,
     options: AttentionOptions,
     sinks: torch.Tensor,
+    bias: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Compute weights of soft-capped scores (as in Gemma 2), or of scores beside a sink (as in
-    gpt-oss): [batch, heads, queries, keys]."""
+    """Compute weights of soft-capped scores (as in Gemma 2), of scores beside a sink (as in
+    gpt-oss), or with a bias by key (as in BLOOM): [batch, heads, queries, keys]."""
     scores = torch.matmul(query, keys)
     if options.softcap is not None:
         scores = torch.tanh(scores / options.softcap) * options.softcap
+    if bias is not None:
+        scores = scores + bias.to(scores.dtype)
     if mask is not None:
         scores = scores + mask
     if options.sinks is not None:
@@ -271,18 +315,24 @@ def _sinks_of_heads(options: AttentionOptions, kv_heads: int) -> torch.Tensor:
     return torch.zeros((1, 1)) if sinks is None else sinks.view(kv_heads, -1)
 
 
+def _bias_of_heads(
+    options: AttentionOptions, positions: torch.Tensor, kv_heads: int
+) -> torch.Tensor | None:
+    """Return the bias of keys at positions [keys]: [keys, kv_heads, query heads of each]."""
+    if options.key_bias is None:
+        return None
+    return options.key_bias.at(positions).view(len(positions), kv_heads, -1)
+
+
 def _rows(mask: torch.Tensor | None, start: int, count: int) -> torch.Tensor | None:
     if mask is None or mask.shape[-2] == 1:
         return mask
     return mask[..., start : start + count, :]
 
 
-def _visible(length: int, window: int | None) -> int:
-    return length if window is None else min(length, window)
-
-
-def _exceeds(length: int, window: int | None) -> bool:
-    return window is not None and length > window
+def _visible(span: Span, reach: Reach) -> int:
+    """Return to how many tokens the last row of a span attends."""
+    return span.length - reach.start(span.length - 1)
 
 
 def _groups(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:

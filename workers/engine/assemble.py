@@ -57,6 +57,7 @@ def assemble_engine(
         drafter=drafter,
         max_loras=None if adapters is None else max_loras,
         slots=slots,
+        switch_length=runner.switch_length,
     )
     if adapters is not None:
         runner.use_adapters(adapters)

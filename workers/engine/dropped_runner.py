@@ -14,6 +14,7 @@ class DroppedRunner(StepwiseRunner):
         self.max_model_len = runner.max_model_len
         self.num_blocks = runner.num_blocks
         self.block_size = runner.block_size
+        self.switch_length = runner.switch_length
         self.default_step_tokens = runner.default_step_tokens
         self.overlaps = runner.overlaps
         self._cache_dtype = runner.cache_dtype

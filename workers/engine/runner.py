@@ -27,6 +27,8 @@ class Runner(Protocol):
     num_blocks, block_size: of the paged cache, in blocks and in tokens.
     num_state_slots: slots for states of recurrent layers, one for each running sequence and the
         others for snapshots; 0: the model has no such layers.
+    switch_length: a sequence of more tokens than that has other rotary frequencies, also for its
+        first tokens; None: all have the same.
     default_step_tokens: how many tokens in a step suit the device.
     overlaps: whether a step can be launched while the one before it is running.
     on_progress: a runner whose steps may take long calls it within them, if it is given.
@@ -46,6 +48,9 @@ class Runner(Protocol):
     def block_size(self) -> int: ...
 
     num_state_slots: int
+
+    @property
+    def switch_length(self) -> int | None: ...
 
     @property
     def default_step_tokens(self) -> int: ...
@@ -133,6 +138,7 @@ class StepwiseRunner(ABC):
 
     overlaps = False
     num_state_slots = 0
+    switch_length: int | None = None
     on_progress: Callable[[], None] | None = None
 
     @abstractmethod

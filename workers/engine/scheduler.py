@@ -5,7 +5,7 @@ import time
 from bisect import insort
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from headrace.workers.engine.block_pool import BlockPool
 from headrace.workers.engine.drafter import Drafter
@@ -51,8 +51,11 @@ class Scheduler:
         drafter: Drafter | None = None,
         max_loras: int | None = None,
         slots: WindowSlots | None = None,
+        switch_length: int | None = None,
     ) -> None:
         """Create a scheduler without sequences.
+
+        switch_length: see Runner.
 
         max_loras: the most different adapters of running sequences; None: any number.
         slots: of the runner, for the windows that sequences listen to; None: they only read.
@@ -65,6 +68,7 @@ class Scheduler:
         self._drafter = drafter
         self._max_loras = max_loras
         self._slots = slots
+        self._switch_length = switch_length
         self._caching = enable_prefix_caching
         self._running: list[Sequence] = []
         self._waiting = WaitingQueue[Sequence]()
@@ -103,6 +107,8 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         """Let a sequence wait to join the batch."""
+        if self._outgrows(sequence, 0):
+            sequence.become_long()
         self._waiting.add(sequence)
 
     def remove(self, sequence: Sequence) -> None:
@@ -151,6 +157,7 @@ class Scheduler:
 
         Empty only if no sequence has a token left to run.
         """
+        self._recompute_outgrown()
         self._preempt_for_newcomer()
         if self._slots is not None:
             self._slots.begin_step()
@@ -227,6 +234,18 @@ class Scheduler:
             plan.room = min(plan.room, self._budget.prefill_budget(rows, left_out))
         self._add_running(prefills, plan)
 
+    def _outgrows(self, sequence: Sequence, more: int) -> bool:
+        """Return whether a sequence's frequencies are other ones with `more` tokens."""
+        if self._switch_length is None or sequence.is_long:
+            return False
+        return len(sequence.token_ids) + more > self._switch_length
+
+    def _recompute_outgrown(self) -> None:
+        """Preempt sequences whose cached keys have other frequencies than their next tokens'."""
+        for sequence in list(self._running):
+            if self._outgrows(sequence, 0):
+                self._preempt(sequence)
+
     def _preempt_for_newcomer(self) -> None:
         """Preempt a sequence of a full batch if fairness lets the next waiting one join."""
         newcomer = self._next_waiting()
@@ -278,6 +297,8 @@ class Scheduler:
         """Add drafts to the decodes, where step and blocks have room for them."""
         for sequence in list(plan.chunks):
             drafts = drafter.propose(sequence, room)
+            if self._outgrows(sequence, len(drafts)):
+                drafts = drafts[: cast(int, self._switch_length) - len(sequence.token_ids)]
             drafts = drafts[: self._reserve_blocks(sequence, len(drafts))]
             if drafts:
                 plan.add_drafts(sequence, drafts)

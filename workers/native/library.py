@@ -8,12 +8,14 @@ processor can run is loaded; without any, models run on torch's own operations.
 import ctypes
 import functools
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
+
+from headrace.workers.attention.backend import Span
 
 if TYPE_CHECKING:  # pydantic is not needed to run a model
     from headrace.protocol.config import CpuKernels, KernelSet
@@ -262,3 +264,13 @@ def load_library(name: "KernelSet") -> Kernels | None:
         if path.exists():
             return Kernels(name, path)
     return None
+
+
+def span_arrays(spans: Sequence[Span]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the spans as the kernels read them [spans, 4], and all their blocks concatenated."""
+    rows: list[tuple[int, int, int, int]] = []
+    blocks: list[int] = []
+    for span in spans:
+        rows.append((span.first_row, span.num_rows, span.context, len(blocks)))
+        blocks += span.blocks
+    return torch.tensor(rows, dtype=torch.int32), torch.tensor(blocks, dtype=torch.int32)

@@ -10,10 +10,11 @@ from torch import nn
 from headrace.protocol.common.context_length import context_length
 from headrace.protocol.config import Quantization
 from headrace.workers.attention.backend import KVLayerShape
+from headrace.workers.attention.rope_switch import is_switching
 from headrace.workers.lora.adapter_files import LinearShape
 from headrace.workers.native.capturing.capture import capture
 from headrace.workers.native.capturing.forward_pass import ForwardPass, compute_logits
-from headrace.workers.native.graph import TableCall
+from headrace.workers.native.graph import NotStatic, TableCall
 from headrace.workers.native.instructions import Lowered
 from headrace.workers.native.lower import lower
 from headrace.workers.native.position_tables import PositionTables, find_rotary
@@ -83,4 +84,7 @@ def plan_program(
 
 
 def _tables_of(call: TableCall, length: int) -> PositionTables:
-    return find_rotary(call, length) or call
+    found = find_rotary(call, length)
+    if found is None and is_switching(call.module):
+        raise NotStatic("its rotary frequencies switch in a way of their own")
+    return found or call

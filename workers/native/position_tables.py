@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from headrace.workers.attention.rope_switch import is_switching
 from headrace.workers.native.graph import TableCall
 
 _CHUNK = 4096  # positions that are compared at a time
@@ -24,16 +25,28 @@ class RotaryTables:
 
     frequencies: of a pair of numbers [pairs], float32. factor: of the cosines and sines.
     dtype: to which they are rounded. copies: how often a row has them, one after another.
+    long_frequencies: of sequences of more tokens than switch_length (longrope; Ding et al., 2024)
+        [pairs]; None: of all the same.
     """
 
     frequencies: torch.Tensor
     factor: float
     dtype: torch.dtype
     copies: int
+    long_frequencies: torch.Tensor | None = None
+    switch_length: int = 0
 
-    def compute(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Compute the tables of positions [1, rows]: cosines and sines [1, rows, width]."""
-        angles = positions.unsqueeze(-1).float() * self.frequencies
+    def compute(
+        self, positions: torch.Tensor, is_long: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute the tables of positions [1, rows]: cosines and sines [1, rows, width].
+
+        is_long: whether a row's sequence is a long one [rows]; None: none is.
+        """
+        frequencies = self.frequencies
+        if is_long is not None and self.long_frequencies is not None:
+            frequencies = torch.where(is_long.unsqueeze(-1), self.long_frequencies, frequencies)
+        angles = positions.unsqueeze(-1).float() * frequencies
         return self._rounded(angles.cos()), self._rounded(angles.sin())
 
     def _rounded(self, values: torch.Tensor) -> torch.Tensor:
@@ -43,10 +56,12 @@ class RotaryTables:
 PositionTables = RotaryTables | TableCall
 
 
-def compute_tables(tables: PositionTables, positions: torch.Tensor) -> Any:
-    """Compute the tables of positions [1, rows], one row for each."""
+def compute_tables(
+    tables: PositionTables, positions: torch.Tensor, is_long: torch.Tensor | None = None
+) -> Any:
+    """Compute the tables of positions [1, rows], one row for each; is_long: see RotaryTables."""
     if isinstance(tables, RotaryTables):
-        return tables.compute(positions)
+        return tables.compute(positions, is_long)
     args = [positions if _is_positions(value) else value for value in tables.args]
     kwargs = {k: positions if _is_positions(v) else v for k, v in tables.kwargs.items()}
     return tables.module(*args, **kwargs)
@@ -56,7 +71,8 @@ def compute_tables(tables: PositionTables, positions: torch.Tensor) -> Any:
 def find_rotary(call: TableCall, length: int) -> RotaryTables | None:
     """Return the rotary embedding that a module computes for all positions below `length`.
 
-    None if it computes something else, or its numbers depend on the other positions of a step.
+    None if it computes something else, or its numbers depend on the other positions of a step in
+    another way than longrope's, which switch.
     """
     outputs = compute_tables(call, torch.arange(2).unsqueeze(0))
     if not isinstance(outputs, tuple) or len(outputs) != 2 or outputs[0].device.type != "cpu":
@@ -64,7 +80,22 @@ def find_rotary(call: TableCall, length: int) -> RotaryTables | None:
     for tables in _candidates(call.module, outputs[0]):
         if _is_same(tables, call, length):
             return tables
+    for tables in _switching_candidates(call, outputs[0]):
+        if _is_same(tables, call, length):
+            return tables
     return None
+
+
+def _switching_candidates(call: TableCall, cosines: torch.Tensor) -> Iterator[RotaryTables]:
+    module: Any = call.module
+    if not is_switching(module) or isinstance(module.rope_type, dict):
+        return
+    switch_length = module.config.rope_parameters["original_max_position_embeddings"]
+    compute_tables(call, torch.tensor([[switch_length]]))  # the module finds the long ones
+    found = (module.original_inv_freq, module.long_inv_freq)
+    short, long = (frequencies.detach().float().clone() for frequencies in found)
+    factor, copies = float(module.attention_scaling), cosines.shape[-1] // len(short)
+    yield RotaryTables(short, factor, cosines.dtype, copies, long, switch_length)
 
 
 def _candidates(module: torch.nn.Module, cosines: torch.Tensor) -> Iterator[RotaryTables]:
@@ -85,7 +116,9 @@ def _is_same(tables: RotaryTables, call: TableCall, length: int) -> bool:
     """Compare the outputs, those of the last positions first: a module whose frequencies follow a
     step's length would keep them."""
     for positions in _position_rows(length):
-        theirs, ours = compute_tables(call, positions), tables.compute(positions)
+        switches = tables.long_frequencies is not None and positions.max() >= tables.switch_length
+        is_long = torch.ones(positions.shape[1], dtype=torch.bool) if switches else None
+        theirs, ours = compute_tables(call, positions), tables.compute(positions, is_long)
         if any(not torch.equal(*pair) for pair in zip(theirs, ours, strict=True)):
             return False
     return True

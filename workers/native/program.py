@@ -16,6 +16,7 @@ from torch import nn
 from headrace.protocol.config import Quantization
 from headrace.workers.attention.backend import AttentionBatch, Span
 from headrace.workers.attention.cache_dtype import CacheDtype
+from headrace.workers.attention.rope_switch import long_rows
 from headrace.workers.native.activations import ACTIVATIONS
 from headrace.workers.native.adapter_slots import AdaptedLinear, LayerSlice, NativeAdapterSlots
 from headrace.workers.native.experts.packing import PackedExperts
@@ -34,12 +35,13 @@ from headrace.workers.native.library import (
     CScoreBias,
     CStep,
     require_kernels,
+    span_arrays,
 )
 from headrace.workers.native.node_parts import parts_of
 from headrace.workers.native.packed_blocks import PackedBlocks
 from headrace.workers.native.packed_weight import ALIGNMENT, PackedWeight
 from headrace.workers.native.plan import ProgramPlan, plan_program
-from headrace.workers.native.position_tables import compute_tables
+from headrace.workers.native.position_tables import RotaryTables, compute_tables
 from headrace.workers.native.stored_dtype import dtype_of
 from headrace.workers.native.weight_format import WeightFormat, format_of, order_of
 from headrace.workers.native.weight_memory import SharedWeights, WeightMemory
@@ -100,6 +102,8 @@ class CompiledProgram:
         self.tables = lowered.tables
         self.sections = lowered.sections
         self.calls = plan.tables
+        switches = (t.switch_length for t in plan.tables if isinstance(t, RotaryTables))
+        self.switch_length = max(switches, default=0) or None
         self.vocab_size = plan.vocab_size
         self._referenced: list[Any] = []  # keeps alive the memory that instructions point to
         self._score_biases: dict[int, CScoreBias] = {}
@@ -336,8 +340,8 @@ class Program:
         ids = torch.tensor([token_ids, positions, types], dtype=torch.int32)
         logit_indices = torch.tensor(logit_rows, dtype=torch.int32)
         own = [*batch.decodes, *batch.prefills]
-        spans, blocks = _span_arrays([*own, *sources])
-        tables = self._tables(ids[1:2].long())
+        spans, blocks = span_arrays([*own, *sources])
+        tables = self._tables(ids[1:2].long(), batch)
         addresses = (ctypes.c_void_p * max(1, len(tables)))(*(t.data_ptr() for t in tables))
         output = self._output_of(len(logit_rows))
         step = CStep(
@@ -381,7 +385,7 @@ class Program:
         rows = len(features)
         assert features.stride(1) == 1
         positions = torch.arange(rows, dtype=torch.int32)
-        spans, blocks = _span_arrays([each for each in (span, source) if each is not None])
+        spans, blocks = span_arrays([each for each in (span, source) if each is not None])
         ends = self._compiled.sections
         step = CStep(
             rows=rows,
@@ -409,12 +413,15 @@ class Program:
             self._output = torch.empty((rows, self._compiled.vocab_size))
         return self._output[:rows]
 
-    def _tables(self, positions: torch.Tensor) -> list[torch.Tensor]:
+    def _tables(self, positions: torch.Tensor, batch: AttentionBatch) -> list[torch.Tensor]:
         """Compute the tables of the positions [1, rows] with the model's own modules, one row for
         each position."""
         compiled = self._compiled
+        switch = compiled.switch_length
+        rows = None if switch is None else long_rows(batch, switch)
+        is_long = None if rows is None else torch.tensor(rows)
         outputs = {
-            call: compute_tables(compiled.calls[call], positions)
+            call: compute_tables(compiled.calls[call], positions, is_long)
             for (call, _), _ in compiled.tables
         }
         return [
@@ -482,16 +489,6 @@ def _check_sizes(lowered: Lowered) -> None:
             raise NotStatic(f"its heads have more than {MAX_HEAD_DIM} dimensions")
         if op.kind == "route" and op.sizes[0] > MAX_EXPERTS:
             raise NotStatic(f"it has more than {MAX_EXPERTS} experts in a layer")
-
-
-def _span_arrays(spans: Sequence[Span]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the spans as the kernels read them [spans, 4], and all their blocks concatenated."""
-    rows: list[tuple[int, int, int, int]] = []
-    blocks: list[int] = []
-    for span in spans:
-        rows.append((span.first_row, span.num_rows, span.context, len(blocks)))
-        blocks += span.blocks
-    return torch.tensor(rows, dtype=torch.int32), torch.tensor(blocks, dtype=torch.int32)
 
 
 def _c_operand(operand: Operand) -> COperand:

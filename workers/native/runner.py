@@ -48,6 +48,7 @@ class NativeRunner(StepwiseRunner):
         self.num_blocks = num_blocks
         self.block_size = block_size
         self._cache_dtype = cache_dtype or choose_cache_dtype("auto", compiled.dtype)
+        self.switch_length = compiled.switch_length
         self._compiled = compiled
         self._slots = slots
         self._program: Program | None = compiled.start(num_blocks, block_size, self._cache_dtype)

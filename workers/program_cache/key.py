@@ -11,7 +11,7 @@ from headrace.protocol.common.gguf_reference import REFERENCE
 from headrace.protocol.config import EngineConfig
 from headrace.workers.native.library import find_kernels
 
-FORMAT = 2  # of the files; another number makes all of them anew
+FORMAT = 3  # of the files; another number makes all of them anew
 _WORKERS = Path(__file__).parents[1]
 # The code that makes programs, and that decides whether a model has one. "": modules of no room.
 _SOURCES = (

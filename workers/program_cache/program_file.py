@@ -123,6 +123,10 @@ class _Writer:
             "factor": tables.factor,
             "dtype": str(tables.dtype),
             "copies": tables.copies,
+            "long_frequencies": (
+                None if tables.long_frequencies is None else self._constant(tables.long_frequencies)
+            ),
+            "switch_length": tables.switch_length,
         }
 
     def adaptable(self, key: int) -> int | None:
@@ -235,9 +239,17 @@ class _Reader:
         )
 
     def _position_tables(
-        self, frequencies: str, factor: float, dtype: str, copies: int
+        self,
+        frequencies: str,
+        factor: float,
+        dtype: str,
+        copies: int,
+        long_frequencies: str | None,
+        switch_length: int,
     ) -> RotaryTables:
-        return RotaryTables(self._constants[frequencies], factor, _DTYPES[dtype], copies)
+        long = None if long_frequencies is None else self._constants[long_frequencies]
+        short = self._constants[frequencies]
+        return RotaryTables(short, factor, _DTYPES[dtype], copies, long, switch_length)
 
     def _op(
         self,

@@ -52,7 +52,8 @@ def flatten(chunks: Items[Chunk]) -> FlatBatch:
         wanted += [first + position - chunk.start for position in chunk.prompt_logprob_positions]
         if chunk.samples:
             wanted += range(first + chunk.end - chunk.start - 1, first + chunk.count)
-        spans.append(Span(first, chunk.count, chunk.start, chunk.sequence.blocks))
+        known = len(chunk.sequence.token_ids) + len(chunk.drafts)
+        spans.append(Span(first, chunk.count, chunk.start, chunk.sequence.blocks, known))
     num_decodes = sum(chunk.count == 1 for chunk in chunks)
     batch = AttentionBatch(spans[:num_decodes], spans[num_decodes:])
     return FlatBatch(order, token_ids, positions, wanted, batch)

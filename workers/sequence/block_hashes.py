@@ -14,10 +14,12 @@ def block_hash(parent: bytes, token_ids: Sequence[int]) -> bytes:
     return blake2b(parent + array("q", token_ids).tobytes(), digest_size=32).digest()
 
 
-def root_hash(adapter: str, cache_salt: str) -> bytes:
+def root_hash(adapter: str, cache_salt: str, is_long: bool = False) -> bytes:
     """Return the parent of first blocks.
 
-    Requests share blocks only if their adapters and salts are equal.
+    Requests share blocks only if their adapters and salts are equal, and if both or neither have
+    the rotary frequencies of long sequences.
     """
     name = f"{len(adapter)}:{adapter}{cache_salt}"
-    return blake2b(name.encode("utf-8", "surrogatepass"), digest_size=32).digest()
+    person = b"long" if is_long else b""
+    return blake2b(name.encode("utf-8", "surrogatepass"), digest_size=32, person=person).digest()

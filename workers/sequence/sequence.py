@@ -51,6 +51,7 @@ class Sequence(QueuedRequest):
         are wanted.
     no_speech_prob, token_starts: as in to_frontend.Admission, once known.
     has_slot: whether the runner has a slot for its window.
+    is_long: whether it has the rotary frequencies of long sequences (see Runner.switch_length).
     """
 
     request: Generate
@@ -77,6 +78,7 @@ class Sequence(QueuedRequest):
     no_speech_prob: float | None = None
     token_starts: tuple[float, ...] = ()
     has_slot: bool = False
+    is_long: bool = False
 
     @classmethod
     def of(cls, request: Generate, arrival: int, arrived_s: float) -> "Sequence":
@@ -142,6 +144,11 @@ class Sequence(QueuedRequest):
         start = max(self.num_prompt, len(self.token_ids) - self.bad_words.reach)
         return self.bad_words.banned([*self.token_ids[start:], *drafts])
 
+    def become_long(self) -> None:
+        """Have the rotary frequencies of long sequences from now on. It must hold no blocks."""
+        self.is_long = True
+        self.hashes = []
+
     def block_hashes(self, count: int, block_size: int) -> list[bytes]:
         """Return the hashes of the first `count` blocks, which must be full."""
         while len(self.hashes) < count:
@@ -151,7 +158,7 @@ class Sequence(QueuedRequest):
         return self.hashes[:count]
 
     def _root(self) -> bytes:
-        return root_hash(self.request.adapter, self.request.cache_salt)
+        return root_hash(self.request.adapter, self.request.cache_salt, self.is_long)
 
 
 @dataclass(frozen=True, slots=True)

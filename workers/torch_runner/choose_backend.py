@@ -105,6 +105,9 @@ def supports_varlen(hook: AttentionHook, dtype: torch.dtype) -> bool:
         and shape.key_dim <= _MAX_HEAD_DIM
         and options.softcap is None
         and options.sinks is None
+        and options.chunk is None
+        and options.key_bias is None
+        and options.sparse is None
         for shape, options in zip(hook.layers, hook.options, strict=True)
     )
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from transformers.modeling_utils import PreTrainedModel
 
+from headrace.protocol.common.context_length import switch_length
 from headrace.workers.attention.cache_dtype import CacheDtype
 from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.engine.runner import Runner
@@ -38,7 +39,10 @@ def make_torch_runner(
     speculates: chunks may hold drafts, for which steps cannot overlap.
     cache_dtype: of the cache; None: the model's.
     """
-    kind = DeviceRunner if choice.overlaps and not speculates else ModelRunner
+    config = model.config.get_text_config(decoder=True).to_dict()
+    # Overlapping steps and captured graphs do not know which rows' frequencies have switched.
+    steps_overlap = choice.overlaps and not speculates and switch_length(config) is None
+    kind = DeviceRunner if steps_overlap else ModelRunner
     return kind(
         model,
         hook,

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 from transformers.modeling_utils import PreTrainedModel
 
+from headrace.protocol.common.context_length import switch_length
 from headrace.workers.attention.backend import AttentionBackend, AttentionBatch, BackendFactory
 from headrace.workers.attention.cache_dtype import CacheDtype, choose_cache_dtype, token_bytes
 from headrace.workers.attention.hook import AttentionHook, vocab_rows
+from headrace.workers.attention.pass_options import PassOptions
+from headrace.workers.attention.rope_switch import long_rows
 from headrace.workers.attention.sdpa import SdpaBackend
 from headrace.workers.engine.runner import StepwiseRunner
 from headrace.workers.lora.adapter_files import LinearShape
@@ -55,6 +58,9 @@ class ModelRunner(StepwiseRunner):
         on_cpu = model.device.type == "cpu"
         self.default_step_tokens = _CPU_STEP_TOKENS if on_cpu else _GPU_STEP_TOKENS
         self._model = model
+        self._pass_options = PassOptions(model)
+        config = model.config.get_text_config(decoder=True)
+        self.switch_length = switch_length(config.to_dict())
         self._device = model.device
         self._hook, self._make_backend = hook, make_backend
         self._cache_dtype = cache_dtype or choose_cache_dtype("auto", model.dtype)
@@ -147,6 +153,8 @@ class ModelRunner(StepwiseRunner):
         if self._backend is None:
             raise RuntimeError("the cache has been released")
         self._backend.prepare(batch)
+        rows = None if self.switch_length is None else long_rows(batch, self.switch_length)
+        self._hook.long_rows = None if rows is None else upload(rows, torch.bool, self._device)
         inputs = upload([token_ids, positions], torch.long, self._device)
         return self.logits(inputs[0], inputs[1], upload(logit_rows, torch.long, self._device))
 
@@ -160,8 +168,8 @@ class ModelRunner(StepwiseRunner):
         output = self._model(
             input_ids=token_ids.unsqueeze(0),
             position_ids=positions.unsqueeze(0),
-            use_cache=False,
             logits_to_keep=logit_rows,
+            **self._pass_options.of(positions.unsqueeze(0)),
         )
         logits: torch.Tensor = output.logits[0, :, : self.vocab_size]
         return logits

@@ -1,10 +1,12 @@
 """Check at start that the paged forward pass gives the logits of transformers' own.
 
 An architecture that keeps other state than keys and values, biases its scores by distance, or lets
-tokens attend to other sequences would silently generate wrong text. It is rejected here.
+tokens attend to other sequences would silently generate wrong text. It is rejected here. What an
+architecture does only in longer sequences is looked for, too: see `_check_beyond`.
 """
 
 import itertools
+import time
 from collections.abc import Callable
 from collections.abc import Sequence as Items
 from typing import Protocol
@@ -15,12 +17,27 @@ from transformers.modeling_utils import PreTrainedModel
 from headrace.protocol.sampling import SamplingParams
 from headrace.protocol.to_worker import Generate
 from headrace.workers.attention.backend import AttentionBatch
-from headrace.workers.attention.hook import attention_of
+from headrace.workers.attention.hook import AttentionHook, attention_of
+from headrace.workers.attention.older_models import reference_attention
+from headrace.workers.attention.refusals import failures_in_one_line
+from headrace.workers.attention.sparse import ties_by_position
 from headrace.workers.errors import ModelUnsupported
 from headrace.workers.sampling.batch import flatten
 from headrace.workers.sequence.sequence import Chunk, Sequence
+from headrace.workers.torch_runner.check_lengths import (
+    BEYOND,
+    crossings,
+    few_layers,
+    small_numbers,
+)
+from headrace.workers.torch_runner.model_runner import ModelRunner
 
 _LENGTHS = (13, 31)  # tokens of the two sequences
+_CHECKED = 20  # a number of tokens that these lengths cross
+# The longer sequences run on the whole model only if that takes less than this, by the time that
+# the short ones took; else on a few layers, and with fewer tokens than this.
+_WHOLE_SECONDS = 0.5
+_MOST_TOKENS = 640
 _EXACT_TOLERANCE = 2e-3
 _ROUNDED_TOLERANCE = 0.15
 _QUANTIZED_TOLERANCE = 0.5  # 8 bits for weights and rows cost 0.2; another architecture 1 and more
@@ -49,17 +66,99 @@ def check_model(
     max_model_len: int,
     block_size: int,
     is_rounded: bool = False,
+    hook: AttentionHook | None = None,
 ) -> None:
     """Check the runner's logits; raises ModelUnsupported if they differ by more than rounding.
 
     make_runner: makes a runner with a cache of that number of blocks.
     is_rounded: whether the runner's weights are quantized and the model's are not.
+    hook: the model's attention; None: only short sequences are checked.
 
     The error is the root mean square of the difference over the spread of transformers' logits, at
     the end of each chunk. The largest error counts for float32, else the median: a mixture of
     experts may route one token differently by rounding alone.
     """
-    errors = _errors(model, make_runner, max_model_len, block_size)
+    start = time.perf_counter()
+    _check(model, make_runner, _LENGTHS, max_model_len, block_size, is_rounded)
+    if hook is not None:
+        seconds = time.perf_counter() - start
+        _check_beyond(model, make_runner, max_model_len, block_size, is_rounded, hook, seconds)
+
+
+def _check_beyond(
+    model: PreTrainedModel,
+    make_runner: Callable[[int], PagedForward],
+    max_model_len: int,
+    block_size: int,
+    is_rounded: bool,
+    hook: AttentionHook,
+    seconds: float,
+) -> None:
+    """Check sequences that cross what the model's configuration names: windows, chunks and others.
+
+    seconds: that the check of short sequences took.
+
+    Where that would take long, torch's operations are checked on the model's first layers alone,
+    and numbers too large to be crossed are small ones meanwhile, in both passes.
+    """
+    numbers = [n for n in crossings(model, hook) if _CHECKED < n < max_model_len]
+    tokens = seconds / sum(_LENGTHS)
+    whole = [n for n in numbers if tokens * (n + BEYOND) < _WHOLE_SECONDS and n < _MOST_TOKENS]
+    if whole:
+        lengths = (_LENGTHS[0], whole[-1] + BEYOND)
+        _check(model, make_runner, lengths, max_model_len, block_size, is_rounded)
+    if len(whole) < len(numbers):
+        _check_few_layers(model, numbers, max_model_len, block_size, tokens, hook)
+
+
+def _check_few_layers(
+    model: PreTrainedModel,
+    numbers: list[int],
+    max_model_len: int,
+    block_size: int,
+    seconds: float,
+    hook: AttentionHook,
+) -> None:
+    """Check torch's operations on a few layers. seconds: that the whole model takes for a token."""
+    with few_layers(model) as share:
+        affordable = [
+            n
+            for n in numbers
+            if n < _MOST_TOKENS and seconds * share * (n + BEYOND) < _WHOLE_SECONDS
+        ]
+        largest = max([_CHECKED, *affordable])
+        with small_numbers(model, largest), attention_of(model, hook.name):
+            few = AttentionHook()
+            try:
+                with torch.inference_mode():
+                    few.probe(model)
+            except ModelUnsupported:  # it needs all of its layers, with which it was probed before
+                return
+
+            def make_runner(num_blocks: int) -> PagedForward:
+                return ModelRunner(
+                    model,
+                    few,
+                    max_model_len=max_model_len,
+                    num_blocks=num_blocks,
+                    block_size=block_size,
+                )
+
+            lengths = (_LENGTHS[0], max(largest + BEYOND, _LENGTHS[1]))
+            _check(model, make_runner, lengths, max_model_len, block_size, is_rounded=False)
+
+
+def _check(
+    model: PreTrainedModel,
+    make_runner: Callable[[int], PagedForward],
+    lengths: tuple[int, int],
+    max_model_len: int,
+    block_size: int,
+    is_rounded: bool,
+) -> None:
+    """Compare the logits of two sequences of these lengths."""
+    with failures_in_one_line(model, "self-check"), ties_by_position():
+        errors = _errors(model, make_runner, lengths, max_model_len, block_size)
     exact = model.dtype == torch.float32 and not is_rounded
     error = float(errors.max() if exact else errors.median())
     tolerance = _EXACT_TOLERANCE if exact else _ROUNDED_TOLERANCE
@@ -81,6 +180,7 @@ def computes_nan(model: PreTrainedModel) -> str:
 def _errors(
     model: PreTrainedModel,
     make_runner: Callable[[int], PagedForward],
+    wanted: tuple[int, int],
     max_model_len: int,
     block_size: int,
 ) -> torch.Tensor:
@@ -89,7 +189,7 @@ def _errors(
     Three steps are compared: one whole sequence with the first chunk of another; the second chunk
     of that with a decode of the first sequence; a decode of both.
     """
-    lengths = [min(length, max_model_len) for length in _LENGTHS]
+    lengths = [min(length, max_model_len) for length in wanted]
     tables = _scattered_blocks([-(-length // block_size) for length in lengths])
     paged = make_runner(sum(map(len, tables)))
     sequences = [
@@ -164,7 +264,7 @@ def _reference_logits(
     for sequence, chunk_ends in ends.items():
         token_ids = torch.tensor([sequence.token_ids], device=model.device)
         last_rows = torch.tensor(chunk_ends, device=model.device) - 1
-        with attention_of(model, "eager"):
+        with attention_of(model, reference_attention(model)):
             output = model(input_ids=token_ids, use_cache=False, logits_to_keep=last_rows)
         rows = zip(chunk_ends, output.logits[0], strict=True)
         logits.update({(sequence, end): row for end, row in rows})

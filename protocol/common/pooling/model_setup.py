@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from headrace.protocol.common.context_length import context_length
+from headrace.protocol.common.context_length import context_length, switch_length
 from headrace.protocol.common.pooling.answer_tokens import AnswerTokens, read_answer_tokens
 from headrace.protocol.common.pooling.headers import tensor_shape
 from headrace.protocol.common.pooling.json_files import PoolingFilesError, is_count, read_object
@@ -216,7 +216,8 @@ def _is_decoder(config: Mapping[str, Any]) -> bool:
 
 def _longest(folder: Path, config: Mapping[str, Any]) -> int:
     """Return the most tokens of a text."""
-    positions = context_length(config)
+    # Texts of one batch would have frequencies by the longest of them.
+    positions = switch_length(config) or context_length(config)
     if positions is None:
         positions = _tokenizer_length(folder)
     if positions is None:

@@ -57,13 +57,32 @@ def test_the_frequencies_of_a_kind_of_layer_are_found() -> None:
     assert not torch.equal(full.frequencies, sliding.frequencies)
 
 
-def test_frequencies_that_follow_a_steps_length_are_not_plain() -> None:
+def test_frequencies_that_switch_with_a_sequences_length_are_found() -> None:
     sizes: dict[str, Any] = {
         "hidden_size": 64,
         "num_attention_heads": 2,
         "max_position_embeddings": LENGTH,
     }
+    sizes["original_max_position_embeddings"] = 100
     config = Phi3Config(**sizes, pad_token_id=None, rope_parameters={**PLAIN, **LONG})
     module = call(Phi3RotaryEmbedding(config), torch.float32)
-    assert find_rotary(module, LENGTH) is None
-    assert find_rotary(module, 100) is not None  # all of them short
+    found = find_rotary(module, LENGTH)
+    assert isinstance(found, RotaryTables)
+    assert found.switch_length == 100
+    # Each row has the frequencies that its own sequence would have alone.
+    tables = found.compute(torch.tensor([[7, 7, 4000]]), torch.tensor([False, True, True]))
+    short = compute_tables(module, torch.tensor([[7]]))
+    long = compute_tables(module, torch.tensor([[7, 4000]]))
+    for ours, own, others in zip(tables, short, long, strict=True):
+        assert torch.equal(ours[0, 0], own[0, 0])
+        assert torch.equal(ours[0, 1:], others[0])
+        assert not torch.equal(ours[0, 0], ours[0, 1])
+    plain = find_rotary(module, 100)  # all of them short
+    assert plain is not None
+    assert plain.long_frequencies is None
+
+
+def test_frequencies_that_follow_the_longest_sequence_are_not_plain() -> None:
+    rope = {**PLAIN, "rope_type": "dynamic", "factor": 2.0}
+    config = LlamaConfig(head_dim=32, max_position_embeddings=100, rope_parameters=rope)
+    assert find_rotary(call(LlamaRotaryEmbedding(config), torch.float32), LENGTH) is None

@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoConfig
 
 from headrace.launcher.models.text_folder import TextOverrides, write_text_folder
-from headrace.protocol.common.context_length import context_length
+from headrace.protocol.common.context_length import context_length, switch_length
 from headrace.workers.engine.fake_runner import read_model_size
 from headrace.workers.torch_runner.loading import model_length
 
@@ -106,7 +106,7 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
             "original_max_position_embeddings": 4096,
             "rope_scaling": {**LONG, "type": "longrope"},
         },
-        4096,
+        131072,
     ),
     "gemma 3": (
         {
@@ -173,9 +173,32 @@ def test_all_read_the_same(name: str, tmp_path: Path) -> None:
                 "n_ctx": 64,
                 "rope_scaling": {"type": "su", "original_max_position_embeddings": 32},
             },
-            32,
+            64,
         ),
     ],
 )
 def test_shapes(config: dict[str, Any], length: int | None) -> None:
     assert context_length(config) == length
+
+
+FACTORS = {"short_factor": [1.0], "long_factor": [2.0]}
+
+
+@pytest.mark.parametrize(
+    ("config", "length"),
+    [
+        ({"n_ctx": 64, "original_max_position_embeddings": 16, "rope_scaling": {"type": "su"}}, 16),
+        ({"n_ctx": 64, "rope_scaling": {"original_max_position_embeddings": 32, "type": "su"}}, 32),
+        ({"n_ctx": 32, "rope_scaling": {"original_max_position_embeddings": 32, "type": "su"}}, 0),
+        ({"n_ctx": 64, "rope_scaling": {"type": "yarn"}}, 0),
+        ({"n_ctx": 64}, 0),
+    ],
+)
+def test_lengths_at_which_frequencies_switch(config: dict[str, Any], length: int) -> None:
+    if "rope_scaling" in config:
+        config = {**config, "rope_scaling": {**config["rope_scaling"], **FACTORS}}
+    assert switch_length(config) == (length or None)
+    assert switch_length({"text_config": config}) == (length or None)
+    if length:
+        same = {**config["rope_scaling"], "long_factor": [1.0]}
+        assert switch_length({**config, "rope_scaling": same}) is None

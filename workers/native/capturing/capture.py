@@ -164,6 +164,13 @@ class _Recorder(TracedValues):  # type: ignore[no-untyped-call]
         value: torch.Tensor,
         options: AttentionOptions,
     ) -> torch.Tensor:
+        for lacks, name in (
+            (options.chunk, "attention in chunks"),
+            (options.key_bias, "biases of scores by position"),
+            (options.sparse, "attention to chosen keys"),
+        ):
+            if lacks is not None:
+                raise NotStatic(f"the kernels lack {name}")
         rows, heads, key_dim = query.shape
         kv_heads, value_dim = value.shape[1:]
         window = options.window or 0

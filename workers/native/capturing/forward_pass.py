@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from headrace.workers.attention.pass_options import PassOptions
+
 if TYPE_CHECKING:  # a program from the cache needs no transformers
     from transformers.modeling_utils import PreTrainedModel
 
@@ -39,8 +41,8 @@ def compute_logits(model: "PreTrainedModel", inputs: PassInputs) -> torch.Tensor
     logits: torch.Tensor = model(
         input_ids=inputs.token_ids,
         position_ids=inputs.positions,
-        use_cache=False,
         logits_to_keep=inputs.logit_rows,
+        **PassOptions(model).of(inputs.positions),
     ).logits
     return logits
 

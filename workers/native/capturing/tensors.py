@@ -39,13 +39,16 @@ def depends_on_positions(module: torch.nn.Module) -> bool:
     `position_ids`."""
     if any(True for _ in module.parameters()) or any(True for _ in module.children()):
         return False
-    return "position_ids" in inspect.signature(module.forward).parameters
+    return "position_ids" in inspect.signature(type(module).forward).parameters
 
 
 @contextmanager
 def patched(module: torch.nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    before = vars(module).get("forward")
     module.forward = forward
     try:
         yield
     finally:
         del module.forward
+        if before is not None:
+            module.forward = before
