@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.models.changes import both, fixed, layers, mrope, ropes, windows
+from tests.models.changes import both, fixed, layers, mrope, rope, ropes, windows
 from tests.models.shape import Shape
 from tests.models.shrink import Change, Values
 
@@ -224,6 +224,7 @@ OVERRIDES: dict[str, Change] = {
     ),
     "dbrx": _dbrx,
     "deepseek_v2": _EXPERTS,
+    "deepseek_v3": rope("yarn", factor=8.0, mscale=1.0, mscale_all_dim=0.8),
     "dory": _dory,
     "dots1": both(windows(), _EXPERTS, fixed(n_group=1, topk_group=1)),
     "dots3_note_text": _dots3,
@@ -233,6 +234,7 @@ OVERRIDES: dict[str, Change] = {
     "gemma4_unified_text": _gemma4,
     "glm_moe_dsa": _INDEXERS,
     "gpt_neo": _gpt_neo,
+    "granite": rope("linear", factor=4.0),
     "granite_swa": _swa_ropes,
     "granitemoe_swa": _swa_ropes,
     "granitemoehybrid": both(
@@ -245,9 +247,11 @@ OVERRIDES: dict[str, Change] = {
     "laguna": _laguna,
     "lfm2": layers("conv", "full_attention", "conv", full_attn_idxs=[1]),
     "lfm2_moe": layers("conv", "full_attention", "conv"),
+    "llama": rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0),
     "mamba2": _mamba2,
     "mellum": windows(mlp_layer_types=["sparse", "sparse"]),
-    "qwen2": _QWEN_WINDOWS,
+    "phi3": rope("longrope"),
+    "qwen2": both(_QWEN_WINDOWS, rope("yarn", factor=4.0)),
     "qwen3": _QWEN_WINDOWS,
     "qwen4_exp_text": _qwen4_exp,
     "recurrent_gemma": fixed(num_hidden_layers=3),
