@@ -79,6 +79,9 @@ def _try_folder(
     try:
         served = Served(folder, "torch", seed)
     except ModelUnsupported as error:
+        unusable = _unusable(folder, architecture, prompts) if " fails in " in str(error) else None
+        if unusable is not None:
+            return "no tiny model", unusable
         return "refused", str(error).replace(f"{folder}", "the folder")
     except Exception as error:
         reason = _unusable(folder, architecture, prompts)

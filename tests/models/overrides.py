@@ -178,6 +178,10 @@ def _apertus(values: Values, shape: Shape) -> None:
         values[key]["codebook_size"] = 4
 
 
+def _helium(values: Values, shape: Shape) -> None:
+    values["head_dim"] = values["hidden_size"] // values["num_attention_heads"]
+
+
 def _same_width(values: Values, shape: Shape) -> None:
     values["adaptor_config"].update(hidden_size=shape.hidden, intermediate_size=shape.hidden // 4)
 
@@ -240,6 +244,7 @@ OVERRIDES: dict[str, Change] = {
     "granitemoehybrid": both(
         layers("linear_attention", "full_attention", "linear_attention"), _mamba
     ),
+    "helium": _helium,
     "inkling2_loop_text": _inkling,
     "inkling2_text": _inkling,
     "inkling_text": _inkling,

@@ -8,10 +8,12 @@ import resource
 import time
 from collections.abc import Callable, Iterable
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 from tests.models.catalogue import Architecture
 from tests.models.outcome import Outcome
 
+_ROOT = str(Path(__file__).parents[2])
 SECONDS = 180
 MEMORY_BYTES = 12 << 30  # of addresses, most of which are never touched
 # What every process needs: imported once, and there in each that is forked.
@@ -31,6 +33,8 @@ def sweep(
 ) -> list[Outcome]:
     """Examine the architectures, `jobs` at a time, and report each outcome when it is there."""
     os.environ.update({"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"})
+    # The server of forks has no other way to find what it imports.
+    os.environ["PYTHONPATH"] = os.pathsep.join([_ROOT, os.environ.get("PYTHONPATH", "")])
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
     waiting, running, outcomes = list(chosen), list[_Running](), list[Outcome]()
