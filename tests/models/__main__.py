@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from headrace.protocol.common.atomic_write import write_atomically
 from tests.models.catalogue import architectures
 from tests.models.outcome import Outcome
 from tests.models.sweep import sweep
@@ -33,9 +34,8 @@ def main() -> int:
         print(f"{outcome.name}: {outcome.kind} {outcome.reason} {outcome.seconds} s", flush=True)
         outcomes[outcome.name] = outcome
         if given.json:
-            given.json.write_text(
-                json.dumps([each.to_json() for each in outcomes.values()], indent=1)
-            )
+            found = [each.to_json() for each in outcomes.values()]
+            write_atomically(given.json, json.dumps(found, indent=1).encode())
 
     counts = Counter(outcome.kind for outcome in sweep(chosen, given.seed, given.jobs, report))
     print(", ".join(f"{count} {kind}" for kind, count in counts.most_common()))

@@ -182,6 +182,13 @@ def _helium(values: Values, shape: Shape) -> None:
     values["head_dim"] = values["hidden_size"] // values["num_attention_heads"]
 
 
+def _mimo(values: Values, shape: Shape) -> None:
+    """Rotate half of each head: a third of tiny ones is odd."""
+    values["head_dim"] = 16
+    for known in values["rope_parameters"].values():
+        known["partial_rotary_factor"] = 0.5
+
+
 def _same_width(values: Values, shape: Shape) -> None:
     values["adaptor_config"].update(hidden_size=shape.hidden, intermediate_size=shape.hidden // 4)
 
@@ -284,6 +291,7 @@ OVERRIDES: dict[str, Change] = {
     "hy_v4_vl_text": mrope,
     "muse_glimmer": _projected,
     "muse_spark": _projected,
+    "mimo_v2_flash": _mimo,
     "moshi": _no_window,
     "nemotron_h": _nemotron_h,
     "nemotron_h_omni": fixed(projector_hidden_size=32, vision_hidden_size=32),

@@ -6,18 +6,21 @@ from tests.models.catalogue import Architecture, architectures
 from tests.models.examine import examine
 from tests.models.outcome import Outcome
 from tests.models.prompts import draw_prompts
-from tests.models.shape import Shape
+from tests.models.shape import Shape, draw_shape
 
 # What each is for. Models of tests/workers/torch_runner/test_parity.py are not repeated.
 FAMILIES = (
+    "bloom",  # biases of scores by distance
     "cohere2",  # windows beside layers without positions
+    "deepseek_v32",  # an indexer that chooses keys
+    "ernie4_5_moe",
     "gemma3n_text",  # keys and values of earlier layers
     "gemma4_text",  # and heads of several sizes
     "glm4",  # a part of each head rotates
-    "minicpm3",  # latent keys and values
+    "llama4_text",  # chunks, and scores scaled by position
     "longcat_flash",  # latents, twice in a layer, and experts that do nothing
-    "ernie4_5_moe",
     "nanochat",  # bounded logits
+    "phi3",  # frequencies that switch beyond a length
 )
 KNOWN = {each.name: each for each in architectures()}
 
@@ -32,3 +35,14 @@ def test_texts_are_those_of_transformers(name: str) -> None:
     assert outcome.kind == "served", outcome.reason
     assert outcome.preemptions > 0
     assert outcome.cached_tokens > 0
+
+
+def test_seeds_draw_other_sizes_and_lengths() -> None:
+    shapes = [draw_shape(seed) for seed in range(12)]
+    assert len(set(shapes)) == 12
+    assert {each.layers for each in shapes} == {1, 2, 3}
+    assert any(each.hidden % 32 for each in shapes)
+    assert {each.ties for each in shapes} == {False, True}
+    lengths = [sorted(map(len, draw_prompts(seed, shapes[0]).first)) for seed in range(3)]
+    assert lengths[0] != lengths[1] != lengths[2]
+    assert all(each[0] == 5 and each[-1] == 300 for each in lengths)
