@@ -183,8 +183,10 @@ def _helium(values: Values, shape: Shape) -> None:
 
 
 def _mimo(values: Values, shape: Shape) -> None:
-    """Rotate half of each head: a third of tiny ones is odd."""
+    """Rotate half of each head, as a third of tiny ones is odd, and share none in windows."""
     values["head_dim"] = 16
+    for own in values.get("per_layer_config", {}).values():
+        own["num_key_value_heads"] = shape.heads
     for known in values["rope_parameters"].values():
         known["partial_rotary_factor"] = 0.5
 
@@ -263,6 +265,7 @@ OVERRIDES: dict[str, Change] = {
     "mamba2": _mamba2,
     "mellum": windows(mlp_layer_types=["sparse", "sparse"]),
     "phi3": rope("longrope"),
+    "phi4_multimodal": rope("longrope"),
     "qwen2": both(_QWEN_WINDOWS, rope("yarn", factor=4.0)),
     "qwen3": _QWEN_WINDOWS,
     "qwen4_exp_text": _qwen4_exp,

@@ -10,7 +10,6 @@ from tests.models.shape import Shape, draw_shape
 
 # What each is for. Models of tests/workers/torch_runner/test_parity.py are not repeated.
 FAMILIES = (
-    "bloom",  # biases of scores by distance
     "cohere2",  # windows beside layers without positions
     "deepseek_v32",  # an indexer that chooses keys
     "ernie4_5_moe",
@@ -19,6 +18,7 @@ FAMILIES = (
     "glm4",  # a part of each head rotates
     "llama4_text",  # chunks, and scores scaled by position
     "longcat_flash",  # latents, twice in a layer, and experts that do nothing
+    "mpt",  # biases of scores by distance
     "nanochat",  # bounded logits
     "phi3",  # frequencies that switch beyond a length
 )
