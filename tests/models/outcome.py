@@ -10,7 +10,7 @@ Kind = Literal["served", "text only", "refused", "no tiny model", "WRONG", "CRAS
 class Outcome:
     """An architecture's result, of one seed.
 
-    reason: why it is refused, or what went wrong; empty if it is served.
+    reason: why it is refused, or what went wrong; if it is served, what was remarkable, or nothing.
     is_compiled: whether a compiled program was made of it, too.
     distinct: the share of tokens in the reference's texts that do not repeat.
     preemptions, cached_tokens: of the product, for sweeps that must have had some.

@@ -183,10 +183,11 @@ def _helium(values: Values, shape: Shape) -> None:
 
 
 def _mimo(values: Values, shape: Shape) -> None:
-    """Rotate half of each head, as a third of tiny ones is odd, and share none in windows."""
-    values["head_dim"] = 16
-    for own in values.get("per_layer_config", {}).values():
-        own["num_key_value_heads"] = shape.heads
+    """Rotate half of each head, as a third of tiny ones is odd.
+
+    Layers with windows have twice as many heads of keys and values.
+    """
+    values.update(head_dim=16, num_key_value_heads=1)
     for known in values["rope_parameters"].values():
         known["partial_rotary_factor"] = 0.5
 

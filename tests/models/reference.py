@@ -57,6 +57,21 @@ class Reference:
         )
         return Text(result.sequences[0, len(prompt) :].tolist(), _first_tie(result.logits))
 
+    @torch.inference_mode()
+    def confirms(self, prompt: list[int], tokens: list[int]) -> bool:
+        """Return whether passes over whole texts, without a cache, find these tokens.
+
+        Some classes generate other texts, such as where a cache is dropped and not made anew.
+        """
+        for number, token in enumerate(tokens):
+            ids = torch.tensor([prompt + tokens[:number]])
+            row = self._models[0](input_ids=ids, use_cache=False).logits[:, -1]
+            if _first_tie([row]) == 0:
+                return True
+            if int(row.argmax()) != token:
+                return False
+        return True
+
 
 def _first_tie(logits: list[torch.Tensor]) -> int:
     for number, row in enumerate(logits):
