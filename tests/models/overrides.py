@@ -14,6 +14,10 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
+# transformers bounds the steps of many tokens from below, and not those of one: none is shorter.
+_SHORTEST_STEP = 1e-9
+
+
 def _mamba(values: Values, shape: Shape) -> None:
     """Split an inner size of twice the hidden one into 8 heads."""
     values.update(mamba_n_heads=8, mamba_d_head=2 * values["hidden_size"] // 8)
@@ -101,6 +105,7 @@ def _zamba(values: Values, shape: Shape) -> None:
 def _zamba2(values: Values, shape: Shape) -> None:
     _zamba(values, shape)
     values.update(n_mamba_heads=8, mamba_headdim=_inner_width(values) // 8)
+    values["time_step_min"] = _SHORTEST_STEP
     values["hybrid_layer_ids"] = [1, 3]
     values.update(
         mamba_ngroups=2, use_mem_rope=True, kv_channels=_inner_width(values) // shape.heads
@@ -213,7 +218,7 @@ def _projected(values: Values, shape: Shape) -> None:
 
 
 def _nemotron_h(values: Values, shape: Shape) -> None:
-    values.update(mamba_num_heads=8, mamba_head_dim=16)
+    values.update(mamba_num_heads=8, mamba_head_dim=16, time_step_min=_SHORTEST_STEP)
 
 
 def _jamba(values: Values, shape: Shape) -> None:
