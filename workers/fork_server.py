@@ -26,7 +26,6 @@ from headrace.protocol.common.process_registry import FORK_SERVER
 from headrace.protocol.config import PoolConfig
 from headrace.protocol.to_fork_server import GO, MAX_BYTES, READY, ForkWorker
 from headrace.workers.deferred_torch import defer_torch_modules
-from headrace.workers.errors import ModelUnsupported
 from headrace.workers.process.command_line import show_command_line
 
 log = logging.getLogger("headrace.fork_server")
@@ -80,7 +79,7 @@ def _import_transformers(model_path: Path) -> None:
     from headrace.workers import load_runner  # noqa: F401
     from headrace.workers.torch_runner.loading import read_model_class
 
-    with contextlib.suppress(ModelUnsupported):  # a worker will report it
+    with contextlib.suppress(Exception):  # a worker will report it, whatever it is
         read_model_class(model_path)
 
 

@@ -88,11 +88,11 @@ def load_runner(
     if shared is not None and fingerprint_weights(model_path) != shared.fingerprint:
         shared = None  # changed meanwhile: the weights that were read match neither fingerprint
     log(f"{type(model).__name__} in {model.dtype} on {device}, {threads} threads")
-    longest = model_length(model)
-    max_model_len = choose_length(config, longest)
     hook = AttentionHook()
     with phases.phase("compile"), torch.inference_mode(), products_skipped():
-        hook.probe(model)
+        hook.probe(model)  # what it refuses is the obstacle, whatever the model's length
+    longest = model_length(model, config.max_model_len)
+    max_model_len = choose_length(config, longest)
     slots: AdapterSlots | None = None
     compiled = _compile(model, hook, config, max_model_len, threads, log, phases, shared)
     if compiled is None:

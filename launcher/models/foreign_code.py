@@ -32,8 +32,12 @@ _FORMAT = "2"
 RunPrepare = Callable[[str, Path, Path], None]
 
 
-def check_code(folder: Path, trusts_code: bool) -> None:
+def check_code(folder: Path, trusts_code: bool, generates: bool) -> None:
     """Check that a model needs no code of its own, unless that may be run.
+
+    generates: whether it generates text. Then its configuration may name code: whether transformers
+        has a class of its own for the model is found where that is imported
+        (headrace.workers.prepare.plain_folder).
 
     Raises ModelError, in one line that names the file.
     """
@@ -44,8 +48,9 @@ def check_code(folder: Path, trusts_code: bool) -> None:
         )
     if trusts_code:
         return
-    for name in _CONFIGS:
-        if _names_code(read_json_object(folder / name)):
+    has_tokenizer = (folder / "tokenizer.json").is_file()
+    for name, is_needed in zip(_CONFIGS, (not generates, not has_tokenizer), strict=True):
+        if _names_code(read_json_object(folder / name)) and is_needed:
             raise ModelError(
                 f"{folder}: its {name} names code of its own (auto_map), which is not run: "
                 f"{TRUST_FLAG} would run it"

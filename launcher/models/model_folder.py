@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace.protocol.common.gguf_reference import GGUFFilesError, check_files, read_reference
+from headrace.protocol.common.plausible_sizes import implausible_size
 from headrace.protocol.common.stored_quantization import (
     StoredQuantizationError,
     stored_quantization,
@@ -26,7 +27,7 @@ def check_folder(folder: Path) -> None:
 
     Raises ModelError if it does not.
     """
-    read_json_object(folder / "config.json", required=True)
+    config = read_json_object(folder / "config.json", required=True)
     try:
         reference = read_reference(folder)
         if reference is not None:
@@ -34,8 +35,12 @@ def check_folder(folder: Path) -> None:
         stored_quantization(folder)
     except (GGUFFilesError, StoredQuantizationError) as error:
         raise ModelError(str(error)) from error
-    for file in _weight_files(folder):
+    files = _weight_files(folder)
+    for file in files:
         _check_weights(file)
+    reason = implausible_size(config, sum(file.stat().st_size for file in files))
+    if reason:
+        raise ModelError(f"{folder / 'config.json'}: {reason}")
 
 
 def read_json_object(file: Path, required: bool = False) -> dict[str, Any]:
@@ -97,7 +102,9 @@ def _check_weights(file: Path) -> None:
         entries = json.loads(header)
         ends = [entry["data_offsets"][1] for name, entry in entries.items() if name[:2] != "__"]
         expected = 8 + length + max(ends, default=0)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+    except (
+        ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, MemoryError,
+    ) as error:  # fmt: skip
         raise ModelError(f"{file}: is not a safetensors file, or is cut short") from error
     if file.stat().st_size != expected:
         raise ModelError(f"{file}: {file.stat().st_size} bytes, but should have {expected}")

@@ -123,8 +123,8 @@ def prepare_model(
         tokenizer = _locate_tokenizer(options.tokenizer, options, progress)
     if tokenizer is not None or options.hf_overrides:
         folder = with_changes(folder, tokenizer, options.hf_overrides, cache, progress)
-    check_code(folder, trusts)
     runner, convert = _use_of(folder, options.engine)
+    check_code(folder, trusts, generates=runner == "generate")
     facts = _text_facts(folder, trusts, cache, progress)
     overrides = TextOverrides(
         options.max_model_len,

@@ -1,7 +1,7 @@
 """What a folder's configuration says about weights that are quantized in its safetensors."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,19 @@ _COMPRESSED = (
     "pack-quantized", "int-quantized", "naive-quantized", "float-quantized", "mixed-precision",
     "dense",
 )  # fmt: skip
-# Files of older tools beside a configuration that says nothing: (name, method).
-_OLD_FILES = (("quantize_config.json", "gptq"), ("quant_config.json", "awq"))
+# Files beside a configuration that says nothing: (name, method).
+_OTHER_FILES = (
+    ("quantize_config.json", "gptq"),
+    ("quant_config.json", "awq"),
+    ("hf_quant_config.json", "modelopt"),
+)
+QUANTIZATION_FILES = ("config.json", *(name for name, _ in _OTHER_FILES))
+_KEYS = ("quantization_config", "compression_config")
+# Of ModelOpt: a scale for each weight, or for each of its outputs.
+_MODELOPT = ("FP8", "FP8_PER_CHANNEL_PER_TOKEN")
+# Parts of a configuration that are not of the text.
+_OTHER_PARTS = ("vision", "image", "visual", "audio", "speech", "video")
+_MAX_DEPTH = 3
 
 
 class StoredQuantizationError(Exception):
@@ -30,7 +41,7 @@ class StoredQuantizationError(Exception):
 class StoredQuantization:
     """How weights are quantized in a folder's safetensors.
 
-    method: "gptq", "awq", "compressed-tensors", "fp8" or "mxfp4".
+    method: "gptq", "awq", "compressed-tensors", "fp8", "fbgemm-fp8", "modelopt" or "mxfp4".
     zeros_less_one: whether zero points are stored less one, as in GPTQ's first version.
     group_size: inputs that have a scale in common, if it is said; 0: not, or all.
     squares: outputs and inputs that have a scale in common, of 8-bit floats.
@@ -48,15 +59,30 @@ def stored_quantization(folder: Path) -> StoredQuantization | None:
     Raises StoredQuantizationError if they are in a way that cannot be served.
     """
     config = _json_object(folder / "config.json")
-    text = config.get("text_config")
-    for place in (config, text if isinstance(text, dict) else {}):
-        for key in ("quantization_config", "compression_config"):
-            if isinstance(place.get(key), dict) and place[key]:
-                return _checked(folder, place[key])
-    for name, method in _OLD_FILES:
+    for place in _text_parts(config, _MAX_DEPTH):
+        for key in _KEYS:
+            if place.get(key) is None:
+                continue
+            if not isinstance(place[key], dict) or not place[key]:
+                raise StoredQuantizationError(
+                    f"{folder} cannot be loaded: its {key} says of no method how weights are stored"
+                )
+            return _checked(folder, place[key])
+    for name, method in _OTHER_FILES:
         if found := _json_object(folder / name):
+            inner = found.get("quantization")  # ModelOpt's
+            found = inner if method == "modelopt" and isinstance(inner, dict) else found
             return _checked(folder, {"quant_method": method, **found})
     return None
+
+
+def _text_parts(config: dict[str, Any], depth: int) -> Iterator[dict[str, Any]]:
+    """Yield a configuration, and those within it that are not of pictures or sounds."""
+    yield config
+    for key, value in config.items() if depth else ():
+        is_other = any(word in key for word in _OTHER_PARTS)
+        if isinstance(value, dict) and key.endswith("config") and not is_other and key not in _KEYS:
+            yield from _text_parts(value, depth - 1)
 
 
 def _checked(folder: Path, found: Mapping[str, Any]) -> StoredQuantization | None:
@@ -125,11 +151,20 @@ def _check_compressed(found: Mapping[str, Any]) -> str:
     return ""
 
 
+def _check_modelopt(found: Mapping[str, Any]) -> str:
+    algorithm = found.get("quant_algo")
+    if algorithm in _MODELOPT:
+        return ""
+    return f"has ModelOpt weights in the format {algorithm or 'of each layer'}"
+
+
 _CHECKS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "gptq": _check_gptq,
     "awq": _check_awq,
     "compressed-tensors": _check_compressed,
     "fp8": lambda _: "",
+    "fbgemm-fp8": lambda _: "",
+    "modelopt": _check_modelopt,
     "mxfp4": lambda _: "",
 }
 

@@ -135,6 +135,8 @@ def quantization_config(method: str, scheme: Scheme) -> dict[str, Any]:
         found = {"quant_method": "awq", **made}
     elif method == "fp8":
         found = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [64, 64]}
+    elif method == "modelopt":
+        found = {"quant_method": "modelopt", "quant_algo": "FP8", "ignore": ["lm_head"]}
     else:
         weights = {"num_bits": bits, "type": "int", "symmetric": symmetric}
         weights |= {"strategy": "channel" if group < 0 else "group"}
@@ -232,11 +234,26 @@ def _int_quantized(weight: Numbers, scheme: Scheme) -> tuple[Tensors, Numbers]:
 
 
 def _fp8(weight: Numbers, scheme: Scheme) -> tuple[Tensors, Numbers]:
-    blocks = torch.from_numpy(weight).unfold(0, 64, 64).unfold(1, 64, 64)
-    scales = blocks.abs().amax((2, 3)) / 448
-    each = scales.repeat_interleave(64, 0).repeat_interleave(64, 1)
-    codes = (torch.from_numpy(weight) / each).to(torch.float8_e4m3fn)
+    values = torch.from_numpy(weight)
+    outputs, inputs = weight.shape
+    padded = torch.nn.functional.pad(values, (0, -inputs % 64, 0, -outputs % 64))
+    scales = padded.unfold(0, 64, 64).unfold(1, 64, 64).abs().amax((2, 3)) / 448
+    each = scales.repeat_interleave(64, 0).repeat_interleave(64, 1)[:outputs, :inputs]
+    codes = (values / each).to(torch.float8_e4m3fn)
     return {"weight": codes, "weight_scale_inv": scales}, (codes.float() * each).numpy()
+
+
+def _fp8_of_channels(weight: Numbers, scheme: Scheme) -> tuple[Tensors, Numbers]:
+    scales = torch.from_numpy(weight).abs().amax(1, keepdim=True) / 448
+    codes = (torch.from_numpy(weight) / scales).to(torch.float8_e4m3fn)
+    return {"weight": codes, "weight_scale": scales}, (codes.float() * scales).numpy()
+
+
+def _modelopt(weight: Numbers, scheme: Scheme) -> tuple[Tensors, Numbers]:
+    scale = torch.from_numpy(weight).abs().amax() / 448
+    codes = (torch.from_numpy(weight) / scale).to(torch.float8_e4m3fn)
+    tensors = {"weight": codes, "weight_scale": scale, "input_scale": torch.tensor(0.02)}
+    return tensors, (codes.float() * scale).numpy()
 
 
 _WRITERS: dict[str, Callable[[Numbers, Scheme], tuple[Tensors, Numbers]]] = {
@@ -245,6 +262,8 @@ _WRITERS: dict[str, Callable[[Numbers, Scheme], tuple[Tensors, Numbers]]] = {
     "pack-quantized": _pack_quantized,
     "int-quantized": _int_quantized,
     "fp8": _fp8,
+    "float-quantized": _fp8_of_channels,
+    "modelopt": _modelopt,
 }
 
 

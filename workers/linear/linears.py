@@ -124,7 +124,7 @@ def _weight(layer: nn.Module) -> Tensor:
 
 def _logits(model: PreTrainedModel) -> Tensor:
     """Compute the logits [tokens, vocabulary] of random tokens."""
-    count = min(_PROBE_TOKENS, model_length(model))
+    count = min(_PROBE_TOKENS, model_length(model, _PROBE_TOKENS))
     token_ids = torch.randint(
         vocab_rows(model), (1, count), generator=torch.Generator().manual_seed(0)
     )

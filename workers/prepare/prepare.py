@@ -19,6 +19,7 @@ import json
 import os
 import signal
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,11 @@ from headrace.protocol.common.pooling.json_files import PoolingFilesError, read_
 from headrace.protocol.common.pooling.static_embedding import STATIC_TYPE
 from headrace.protocol.logs.set_up import inherited_options, set_up_logging, writes_json
 from headrace.protocol.logs.standard_streams import make_streams_safe
+from headrace.workers.errors import named_in_one_line
 from headrace.workers.prepare.gguf_folder import write_gguf_folder
 from headrace.workers.prepare.gguf_header import GGUFError
 from headrace.workers.prepare.pickles import PickleError, convert_pickles
+from headrace.workers.prepare.plain_folder import NeedsCodeError, plain_folder
 from headrace.workers.prepare.stages import Stages
 from headrace.workers.prepare.static_facts import write_static_facts
 
@@ -37,7 +40,7 @@ PR_SET_PDEATHSIG = 1
 SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 VOCABULARY_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "tekken.json")
 # Errors whose texts are for the operator as they are.
-_OWN_ERRORS = (GGUFFilesError, PickleError, PoolingFilesError)
+_OWN_ERRORS = (GGUFFilesError, NeedsCodeError, PickleError, PoolingFilesError)
 SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
@@ -89,11 +92,11 @@ def write_facts(
     stages = Stages(f"preparing the tokenizer of {name or source.name}", total=4)
     with stages.stage("loading transformers", weight=2):
         from transformers import AutoConfig, AutoTokenizer
-    with stages.stage("tokenizer"):
+    with stages.stage("tokenizer"), _folder(source, trusts_code) as folder:
         # False is said, too: otherwise transformers would ask.
         options = {"local_files_only": True, "trust_remote_code": trusts_code}
-        config = AutoConfig.from_pretrained(source, **options)
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        config = AutoConfig.from_pretrained(folder, **options)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise PrepareError(f"{type(tokenizer).__name__} has no form that tokenizers can read")
@@ -104,6 +107,10 @@ def write_facts(
         facts = _facts(config, tokenizer)
         (output / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
     stages.close()
+
+
+def _folder(source: Path, trusts_code: bool) -> AbstractContextManager[Path]:
+    return nullcontext(source) if trusts_code else plain_folder(source)
 
 
 def _facts(config: Any, tokenizer: Any) -> dict[str, Any]:
@@ -155,14 +162,12 @@ def _text(token: Any) -> str | None:
 
 def _one_line(error: Exception) -> str:
     """Return the first line of an error, without the advice that libraries add to it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else type(error).__name__
+    told = named_in_one_line(error)
+    text = told.partition(": ")[2] or told
     if isinstance(error, (GGUFError, PrepareError, *_OWN_ERRORS)):
         return text
-    if not isinstance(
-        error, (ValueError, OSError)
-    ):  # a KeyError's text, for example, is only the key
-        text = f"{type(error).__name__}: {text}"
+    if not isinstance(error, (ValueError, OSError)):  # a KeyError's text is only the key
+        text = told
     return f"transformers cannot read it: {text}"
 
 

@@ -19,7 +19,12 @@ from headrace.protocol.state import WorkerLoad
 from headrace.protocol.to_frontend import Output
 from headrace.protocol.to_worker import Abort, EngineRequest
 from headrace.workers.engine.replica_engine import CacheSize, EngineStats, ReplicaEngine
-from headrace.workers.errors import ModelUnsupported, RejectedByEngine
+from headrace.workers.errors import (
+    ModelUnsupported,
+    RejectedByEngine,
+    may_pass,
+    named_in_one_line,
+)
 from headrace.workers.process.engine_memory import EngineMemory
 
 log = logging.getLogger("headrace.worker")
@@ -137,19 +142,31 @@ class EngineThread(threading.Thread):
         self._around_step = around
 
     def run(self) -> None:
+        engine = self._load_engine()
+        if engine is None:
+            return
         try:
-            memory = EngineMemory(self._build(), self._load_runner)
-            engine = memory.engine
+            memory = EngineMemory(engine, self._load_runner)
             engine.on_progress = self._note_progress
             adapter_ids = tuple(sorted(engine.adapter_ids))
             self._post(EngineReady(adapter_ids, engine.cache_size, engine.tasks))
             while True:
                 self._run_once(memory)
-        except ModelUnsupported as error:
-            self._post(EngineDied(str(error), hopeless=True))
         except Exception as error:
             log.exception("the engine failed")
             self._post(EngineDied(f"{type(error).__name__}: {error}", hopeless=False))
+
+    def _load_engine(self) -> ReplicaEngine | None:
+        """Return the engine; None if it cannot be loaded, whatever the exception."""
+        try:
+            return self._build()
+        except ModelUnsupported as error:
+            self._post(EngineDied(str(error), hopeless=True))
+        except Exception as error:  # libraries raise anything for a model that they cannot run
+            log.debug("the model cannot be loaded", exc_info=True)
+            reason = f"the model cannot be loaded: {named_in_one_line(error)}"
+            self._post(EngineDied(reason, hopeless=not may_pass(error)))
+        return None
 
     def _note_progress(self) -> None:
         """Note that the step in progress has come further: it may take long, but does not hang."""

@@ -8,6 +8,7 @@ import platform
 from pathlib import Path
 
 from headrace.protocol.common.gguf_reference import REFERENCE
+from headrace.protocol.common.stored_quantization import QUANTIZATION_FILES
 from headrace.protocol.config import EngineConfig
 from headrace.workers.native.library import find_kernels
 
@@ -48,7 +49,8 @@ def program_key(model_path: Path, config: EngineConfig) -> str | None:
     """
     kernels = find_kernels(config.cpu_kernels)
     text = (model_path / "config.json").read_bytes()
-    if kernels is None or config.cpu_kernels == "torch" or _has_own_code(text):
+    runs_code = config.trust_remote_code and _has_own_code(text)
+    if kernels is None or config.cpu_kernels == "torch" or runs_code:
         return None
     parts = [
         FORMAT,
@@ -87,6 +89,12 @@ def _stamps(model_path: Path) -> list[tuple[str | int, ...]]:
     found = [(file.name, file.stat()) for file in files]
     stamps: list[tuple[str | int, ...]] = []
     stamps += [(name, info.st_size, info.st_mtime_ns) for name, info in found]
+    others = (model_path / name for name in QUANTIZATION_FILES[1:])
+    stamps += [
+        (file.name, hashlib.sha256(file.read_bytes()).hexdigest())
+        for file in others
+        if file.is_file()
+    ]
     reference = model_path / REFERENCE
     if reference.is_file():  # it has the stamps of GGUF files, and where their tensors lie
         stamps.append((REFERENCE, hashlib.sha256(reference.read_bytes()).hexdigest()))

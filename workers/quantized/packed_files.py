@@ -5,13 +5,14 @@ of experts as `QuantizedStack`. Others are expanded; `notes` says which and why.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 
 import torch
 
 from headrace.protocol.common.stored_quantization import StoredQuantization, stored_quantization
 from headrace.workers.quantized.expanded_weights import ExpandedWeights
+from headrace.workers.quantized.float8_weight import FLOAT8, float8_weight
 from headrace.workers.quantized.grouped_weight import GroupedWeight
 from headrace.workers.quantized.packed_experts import (
     expert_matrix,
@@ -24,7 +25,6 @@ from headrace.workers.quantized.packed_layers import (
     TensorFiles,
     awq_layer,
     compressed_layer,
-    float8_matrix,
     gptq_layer,
 )
 from headrace.workers.quantized.stack import QuantizedStack
@@ -41,7 +41,6 @@ _COMPANIONS = (
     ".weight_shape", ".weight_g_idx", ".input_scale", ".input_zero_point", ".output_scale",
     ".k_scale", ".v_scale", ".q_scale", "_proj_scales",
 )  # fmt: skip
-_FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 
 
 class PackedFiles:
@@ -53,20 +52,27 @@ class PackedFiles:
     folder's quantization is not supported.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, rename: Callable[[str], str] = str) -> None:
+        """rename: returns what the model calls a tensor of the files."""
         found = stored_quantization(folder)
         assert found is not None
         self._quantization: StoredQuantization = found
-        self._files = TensorFiles(folder)
+        self._files = TensorFiles(folder, rename)
         # Of each of the model's tensors of experts the names in the files, by expert and by part.
         self._experts: dict[str, dict[int, dict[int, str]]] = defaultdict(dict)
         self._names = dict(self._find_names())
         self.names = self._names.keys() | self._experts.keys()
         self._expanded = ExpandedWeights()
+        self._num_rounded = 0
 
     def notes(self, dtype: torch.dtype) -> Iterator[str]:
-        """Yield a line for each kind of weights that were expanded so far."""
+        """Yield a line for each kind of weights that were expanded, or rounded, so far."""
         yield from self._expanded.notes(dtype)
+        if self._num_rounded:
+            yield (
+                f"{self._num_rounded} weights of 8-bit floats are for kernels 8-bit integers in "
+                "blocks of 32; --dtype float32 computes with their own numbers"
+            )
 
     def read(self, name: str, dtype: torch.dtype) -> Weight:
         """Return a tensor: a matrix in blocks where it can be, else in a float type."""
@@ -75,15 +81,22 @@ class PackedFiles:
         key = self._names[name]
         return self._float4(key, dtype) if key.endswith(_FLOAT4) else self._read(key, dtype)
 
-    def unread_bias(self, names: set[str]) -> str | None:
-        """Return the name of a quantized layer's bias, not zero, that is not among those names."""
-        for name, key in self._names.items():
-            stem = key.removesuffix(".bias")
-            if stem != key and f"{stem}.qweight" in self._files and name == key:
-                known = {name, *_variants(name)} & names
-                if not known and bool(self._files.tensor(key).any()):
-                    return name
-        return None
+    def unread(self, names: Set[str]) -> set[str]:
+        """Return the names of tensors that are none of those names, nor belong to one."""
+        keys = {self._names[name] for name in names if name in self._names}
+        for name in names & self._experts.keys():
+            keys |= {key for parts in self._experts[name].values() for key in parts.values()}
+        stems = {key.rpartition(".")[0] for key in keys}
+        stems |= {key.removesuffix(_FLOAT4) for key in keys}
+        return {
+            key
+            for key in self._files.keys
+            if key not in keys and not (key.endswith(_COMPANIONS) and _stem_of(key) in stems)
+        }
+
+    def find(self, name: str) -> torch.Tensor | None:
+        """Return a tensor as the files have it; None if there is none of that name."""
+        return self._files.optional(name)
 
     def _find_names(self) -> Iterator[tuple[str, str]]:
         """Yield the names that a model may have for tensors, and their names in the files."""
@@ -110,10 +123,19 @@ class PackedFiles:
         tensor = self._files.tensor(key)
         if last == "weight" and tensor.dtype == torch.int8:
             return self._grouped(stem, dtype)
-        if tensor.dtype in _FLOAT8:
-            self._expanded.add("of 8-bit floats", tensor.numel(), 8)
-            return float8_matrix(self._files, stem, self._quantization.squares, dtype)
+        if tensor.dtype in FLOAT8:
+            return self._float8(stem, dtype)
         return tensor.to(dtype)
+
+    def _float8(self, stem: str, dtype: torch.dtype) -> QuantizedTensor | torch.Tensor:
+        weight = float8_weight(self._files, stem, self._quantization.squares)
+        packed = weight.quantized()
+        if packed is not None:
+            self._num_rounded += 1
+            return packed
+        kind = "of 8-bit floats with scales that 16 bits cannot hold"
+        self._expanded.add(kind, weight.values.numel(), 8)
+        return weight.expanded(dtype)
 
     def _grouped(self, stem: str, dtype: torch.dtype) -> QuantizedTensor | torch.Tensor:
         weight = self._layer(stem)
@@ -156,6 +178,12 @@ class PackedFiles:
         kind = "of 4-bit floats with scales that 16 bits cannot hold"
         self._expanded.add(kind, 2 * blocks.numel(), 4)
         return mxfp4_floats(blocks, scales, dtype)
+
+
+def _stem_of(key: str) -> str:
+    """Return what a tensor that belongs to a layer's codes begins with."""
+    end = next(end for end in _COMPANIONS if key.endswith(end))
+    return key.removesuffix("_scales" if end == "_proj_scales" else end)
 
 
 def _floats(part: QuantizedTensor | torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

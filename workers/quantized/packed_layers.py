@@ -3,6 +3,7 @@
 Bits and groups are told by the tensors' shapes, so that layers may differ.
 """
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,13 @@ class TensorFiles:
     Raises OSError or SafetensorError if a file cannot be read.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, rename: Callable[[str], str] = str) -> None:
+        """rename: returns the name of a tensor of the files."""
         self._stack = ExitStack()
-        self._files: dict[str, Any] = {}
+        self._files: dict[str, tuple[Any, str]] = {}
         for path in sorted(folder.glob("*.safetensors")):
             file = self._stack.enter_context(safe_open(path, framework="pt"))
-            self._files |= dict.fromkeys(file.keys(), file)
+            self._files |= {rename(key): (file, key) for key in file.keys()}  # noqa: SIM118
 
     @property
     def keys(self) -> list[str]:
@@ -48,7 +50,8 @@ class TensorFiles:
 
     def tensor(self, key: str) -> torch.Tensor:
         """Return a tensor. Raises KeyError if there is none of that name."""
-        tensor: torch.Tensor = self._files[key].get_tensor(key)
+        file, own = self._files[key]
+        tensor: torch.Tensor = file.get_tensor(own)
         return tensor
 
     def optional(self, key: str) -> torch.Tensor | None:
@@ -129,24 +132,6 @@ def _compressed_zeros(
         return codes_across(zeros.t(), bits), 0
     each = zeros.to(torch.int8).reshape(-1, shape[1]).expand(shape)
     return codes_of_bytes(each), (1 << bits - 1) - 128
-
-
-def float8_matrix(
-    files: TensorFiles, stem: str, squares: tuple[int, int], dtype: torch.dtype
-) -> torch.Tensor:
-    """Expand a matrix of 8-bit floats with a scale for it, for outputs, or for squares."""
-    values = files.tensor(f"{stem}.weight").float()
-    scales = files.optional(f"{stem}.weight_scale_inv")
-    if scales is None:
-        scales = files.tensor(f"{stem}.weight_scale")
-    scales = scales.float()
-    if scales.ndim == 1 and len(scales) > 1:
-        scales = scales.unsqueeze(1)
-    for dim in range(scales.ndim if scales.ndim == 2 else 0):
-        if 1 < scales.shape[dim] < values.shape[dim]:
-            repeated = scales.repeat_interleave(squares[dim], dim)
-            scales = repeated.narrow(dim, 0, values.shape[dim])
-    return (values * scales).to(dtype)
 
 
 def _words(files: TensorFiles, key: str) -> torch.Tensor:

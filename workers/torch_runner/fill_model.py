@@ -41,16 +41,21 @@ def blank_model(
     return model
 
 
-def fill_model(model: PreTrainedModel, weights: StoredWeights, folder: Path) -> None:
-    """Set all parameters and buffers. Raises ModelUnsupported if a weight is missing."""
+def fill_model(model: PreTrainedModel, weights: StoredWeights, folder: Path) -> set[str]:
+    """Set all parameters and buffers; return the names of those that were set.
+
+    Raises ModelUnsupported if a weight is missing.
+    """
     stored, names = set(model.state_dict()), weights.names
-    missing = []
+    missing: list[str] = []
+    found: set[str] = set()
     for path, module in model.named_modules():
         for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
             full = f"{path}.{name}" if path else name
             if tensor is None:
                 continue
             if full in names:
+                found.add(full)
                 _set(module, name, weights.read(full, tensor.dtype), tensor)
             elif full not in stored:  # transformers computes it
                 module._buffers[name] = torch.empty_like(tensor, device="cpu")
@@ -64,6 +69,7 @@ def fill_model(model: PreTrainedModel, weights: StoredWeights, folder: Path) -> 
             f"among them {missing[0]}"
         )
     model.initialize_weights()  # type: ignore[no-untyped-call]
+    return found
 
 
 def _set(module: nn.Module, name: str, value: Weight, like: Any) -> None:

@@ -11,6 +11,7 @@ from headrace.protocol.common.gguf_reference import GGUFFilesError
 from headrace.workers.errors import ModelUnsupported
 from headrace.workers.quantized.gguf_file import GGUFWeights
 from headrace.workers.torch_runner.fill_model import blank_model, fill_model
+from headrace.workers.torch_runner.leftovers import check_leftovers
 
 
 def load_gguf_model(
@@ -35,13 +36,14 @@ def load_gguf_model(
     try:
         config = model_class.config_class.from_pretrained(folder, local_files_only=True)
         model = blank_model(model_class, config, dtype, **options)
-        fill_model(model, weights, folder)
+        names = fill_model(model, weights, folder)
     except (
         OSError, LookupError, ValueError, TypeError, ArithmeticError, RuntimeError,
     ) as error:  # fmt: skip
         raise ModelUnsupported(
             f"{weights.paths[0]} cannot be read: {type(error).__name__}: {error}"
         ) from error
+    check_leftovers(model, weights.names - names, weights.paths[0], log)
     for line in weights.notes(dtype):
         log(line)
     return model

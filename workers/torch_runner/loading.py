@@ -4,8 +4,6 @@ Only safetensors and GGUF files are read, and only transformers' own classes are
 operator has said that code of a model's folder may run.
 """
 
-import inspect
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,18 +16,34 @@ from transformers.modeling_utils import PreTrainedModel
 
 from headrace.protocol.common.context_length import context_length
 from headrace.protocol.common.gguf_reference import REFERENCE
+from headrace.protocol.common.plausible_sizes import implausible_size
 from headrace.protocol.common.stored_quantization import (
     StoredQuantizationError,
     stored_quantization,
 )
 from headrace.protocol.config import Dtype
-from headrace.workers.errors import ModelUnsupported
+from headrace.workers.errors import ModelUnsupported, may_pass, named_in_one_line
 from headrace.workers.native.library import unsupported_reason
 from headrace.workers.quantized.parameter import expand_parameters
+from headrace.workers.torch_runner.fill_model import blank_model
 from headrace.workers.torch_runner.gguf_loading import load_gguf_model
+from headrace.workers.torch_runner.leftovers import (
+    check_leftovers,
+    check_not_quantized,
+    check_scales,
+    find_in_files,
+    note_leftovers,
+)
+from headrace.workers.torch_runner.library_warnings import library_warnings
+from headrace.workers.torch_runner.model_class import (
+    SAME_TYPES,
+    ModelChoice,
+    choose_class,
+    read_config,
+)
 from headrace.workers.torch_runner.packed_loading import load_packed_model
+from headrace.workers.torch_runner.text_names import adopt_conversions, find_renames, of_text_part
 
-_AUTO_CLASS = "AutoModelForCausalLM"  # the key of auto_map for models that generate text
 _DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -60,29 +74,67 @@ def load_model(
 
     trusts_code: whether code of the folder may run. log: receives lines for the operator.
     """
-    config = _read_config(model_path)
-    model_class = _model_class(model_path, config, trusts_code)
+    config = read_config(model_path)
+    _check_sizes(model_path, config)
+    choice = choose_class(model_path, trusts_code)
+    for line in choice.notes:
+        log(line)
+    with library_warnings(log), told_in_one_line(model_path):
+        model = _read_model(model_path, config, choice, dtype, device, log)
     silence_transformers()
-    if (model_path / REFERENCE).is_file():
-        chosen = choose_dtype(dtype, config, None, device)
-        model: Any = load_gguf_model(model_path, model_class, chosen, log)
-    elif _is_packed(model_path):
-        chosen = _dtype_of_packed(dtype, config, device)
-        model = load_packed_model(model_path, model_class, chosen, log)
-    else:
-        weights = _weight_files(model_path)[0]
-        chosen = choose_dtype(dtype, config, weights, device)
-        if dtype == "auto" and chosen != torch.float16 == _own_dtype(config, weights):
-            log("bfloat16 instead of float16, for which there are no kernels")
-        model = read_weights(model_path, model_class, chosen)
     model.eval()
     model.requires_grad_(False)
     if device.type != "cpu":
         count, growth = expand_parameters(model)
         if count:
-            log(f"{count} quantized weights expanded to {chosen}, {growth:.1f} times as large")
+            size = f"{growth:.1f} times as large"
+            log(f"{count} quantized weights expanded to {model.dtype}, {size}")
     loaded: PreTrainedModel = model.to(device)
     return loaded
+
+
+def _read_model(
+    model_path: Path,
+    config: dict[str, Any],
+    choice: ModelChoice,
+    dtype: Dtype,
+    device: torch.device,
+    log: Callable[[str], None],
+) -> Any:
+    if (model_path / REFERENCE).is_file():
+        chosen = choose_dtype(dtype, config, None, device)
+        return load_gguf_model(model_path, choice.model_class, chosen, log)
+    if _is_packed(model_path):
+        chosen = _dtype_of_packed(dtype, config, device)
+        return load_packed_model(model_path, choice, chosen, log)
+    weights = _weight_files(model_path)[0]
+    chosen = choose_dtype(dtype, config, weights, device)
+    if dtype == "auto" and chosen != torch.float16 == _own_dtype(config, weights):
+        log("bfloat16 instead of float16, for which there are no kernels")
+    options: dict[str, object] = {}
+    renames: dict[str, str] = {}
+    if choice.whole or config.get("model_type") in SAME_TYPES:
+        options["config"] = text = choice.read_config(model_path)
+    if choice.whole:
+        renames = find_renames(blank_model(choice.model_class, text, chosen), model_path)
+        options["key_mapping"] = renames
+        adopt_conversions(choice.model_class, text.model_type, config["model_type"])
+    model, unread = _read_weights(model_path, choice.model_class, chosen, options)
+    own = of_text_part(unread, renames, model_path)
+    note_leftovers(unread - own, log)
+    check_leftovers(model, own, model_path, log, find_in_files(model_path))
+    return model
+
+
+def _check_sizes(model_path: Path, config: dict[str, Any]) -> None:
+    """Check that the model is none that would be built for hours, or ask for all memory."""
+    if (model_path / REFERENCE).is_file():
+        return
+    reason = implausible_size(
+        config, sum(file.stat().st_size for file in _weight_files(model_path))
+    )
+    if reason:
+        raise ModelUnsupported(f"{model_path / 'config.json'}: {reason}")
 
 
 def _is_packed(model_path: Path) -> bool:
@@ -107,44 +159,66 @@ def _dtype_of_packed(
 
 def read_model_class(model_path: Path) -> Any:
     """Return the folder's transformers class. Raises ModelUnsupported if none can be used."""
-    return _model_class(model_path, _read_config(model_path), trusts_code=False)
+    return choose_class(model_path).model_class
 
 
 @contextmanager
 def told_in_one_line(model_path: Path) -> Iterator[None]:
-    """Raise ModelUnsupported, with the first line, for what transformers raises for a folder."""
+    """Raise ModelUnsupported, with the first line, for what transformers raises for a folder.
+
+    Other exceptions, and what the system refuses, pass.
+    """
     try:
         yield
     except (
-        OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, ImportError,
-        SafetensorError, StrictDataclassError,
+        ValueError, RuntimeError, LookupError, TypeError, AttributeError, ImportError,
+        ArithmeticError, AssertionError, SafetensorError, StrictDataclassError, OSError,
     ) as error:  # fmt: skip
-        first_line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelUnsupported(f"{model_path} cannot be loaded: {first_line}") from error
+        if may_pass(error):
+            raise
+        has_sentence = isinstance(error, (OSError, ValueError, SafetensorError))
+        told = named_in_one_line(error)
+        reason = told.partition(": ")[2] if has_sentence and ": " in told else told
+        raise ModelUnsupported(f"{model_path} cannot be loaded: {reason}") from error
 
 
 def read_weights(model_path: Path, model_class: Any, dtype: torch.dtype, **options: object) -> Any:
-    """Load the model on the CPU. Raises ModelUnsupported if a weight is missing.
+    """Load the model on the CPU. Raises ModelUnsupported if a weight is missing, or weights are
+    quantized.
 
     options: further ones of the class.
     """
     with told_in_one_line(model_path):
-        model, report = model_class.from_pretrained(
-            model_path,
-            dtype=dtype,
-            attn_implementation="eager",
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            **options,
-        )
-    missing = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
+        model, unread = _read_weights(model_path, model_class, dtype, options)
+    check_scales(model_path, unread)
+    return model
+
+
+def _read_weights(
+    model_path: Path, model_class: Any, dtype: torch.dtype, options: dict[str, object]
+) -> tuple[Any, set[str]]:
+    """Return the model on the CPU, and the names of weights that it has no place for."""
+    check_not_quantized(model_path)
+    model, report = model_class.from_pretrained(
+        model_path,
+        dtype=dtype,
+        attn_implementation="eager",
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are in the report
+        **options,
+    )
+    missing = sorted(report["missing_keys"])
     if missing:
         raise ModelUnsupported(
             f"{model_path} lacks {len(missing)} weights that its architecture needs, "
             f"among them {missing[0]}"
         )
-    return model
+    for name, *shapes in sorted(report["mismatched_keys"]):
+        stored, needed = (tuple(shape) for shape in shapes)
+        raise ModelUnsupported(f"{model_path}: {name} has the shape {stored} instead of {needed}")
+    return model, set(report["unexpected_keys"])
 
 
 def choose_dtype(
@@ -177,12 +251,12 @@ def is_slow_on_torch(
     if configured != "auto" or dtype != torch.bfloat16 or _has_native_bfloat16(device):
         return False
     weights = None if (model_path / REFERENCE).is_file() else _weight_files(model_path)[0]
-    return _own_dtype(_read_config(model_path), weights) == torch.float32
+    return _own_dtype(read_config(model_path), weights) == torch.float32
 
 
 def checkpoint_dtype(model_path: Path) -> torch.dtype:
     """Return the dtype of a folder's weights, as its configuration or its first file says."""
-    return _own_dtype(_read_config(model_path), _weight_files(model_path)[0])
+    return _own_dtype(read_config(model_path), _weight_files(model_path)[0])
 
 
 def to_float32(model: Any) -> None:
@@ -197,67 +271,20 @@ def _own_dtype(config: dict[str, Any], weights: Path | None) -> torch.dtype:
     return _DTYPES[name] if name else _stored_dtype(weights) if weights else torch.float32
 
 
-def model_length(model: PreTrainedModel) -> int:
-    """Return the model's maximal length in tokens. Raises ModelUnsupported if it gives none."""
+def model_length(model: PreTrainedModel, configured: int | None = None) -> int:
+    """Return the model's maximal length in tokens.
+
+    configured: what the operator says, of a model that gives none.
+
+    Raises ModelUnsupported if neither does.
+    """
     length = context_length(model.config.get_text_config(decoder=True).to_dict())
-    if length is None:
-        raise ModelUnsupported("config.json gives no max_position_embeddings")
-    return length
-
-
-def _read_config(model_path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((model_path / "config.json").read_text())
-    except FileNotFoundError as error:
-        raise ModelUnsupported(f"{model_path} has no config.json") from error
-    except (OSError, ValueError) as error:
-        raise ModelUnsupported(f"{model_path / 'config.json'} cannot be read") from error
-    if not isinstance(config, dict):
-        raise ModelUnsupported(f"{model_path / 'config.json'} is not a JSON object")
-    return config
-
-
-def _model_class(model_path: Path, config: dict[str, Any], trusts_code: bool) -> Any:
-    """Return the class that config.json names; only its module is imported, of hundreds."""
-    import transformers
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    auto_map = config.get("auto_map")
-    if auto_map and not trusts_code:
-        raise ModelUnsupported(f"{model_path} needs code of its own (auto_map), which is not run")
-    if isinstance(auto_map, dict) and isinstance(auto_map.get(_AUTO_CLASS), str):
-        return _checked(_own_class(model_path, auto_map[_AUTO_CLASS]))
-    names = config.get("architectures")
-    if not isinstance(names, list) or not names or not isinstance(names[0], str):
-        raise ModelUnsupported(f"{model_path / 'config.json'} names no architecture")
-    supported = {
-        name
-        for value in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
-        for name in ((value,) if isinstance(value, str) else value)
-    }
-    if names[0] not in supported:
-        raise ModelUnsupported(f"{names[0]} is not a text generation model of transformers")
-    return _checked(getattr(transformers, names[0]))
-
-
-def _own_class(model_path: Path, reference: str) -> Any:
-    """Return a class of the folder's own code, which runs with that."""
-    from transformers.dynamic_module_utils import get_class_from_dynamic_module
-
-    try:
-        return get_class_from_dynamic_module(reference, str(model_path), local_files_only=True)
-    except Exception as error:  # whatever the code of strangers raises
-        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+    if length is None and configured is None:
         raise ModelUnsupported(
-            f"{model_path}: {reference} cannot be loaded: {first_line}"
-        ) from error
-
-
-def _checked(model_class: Any) -> Any:
-    if "logits_to_keep" not in inspect.signature(model_class.forward).parameters:
-        name = model_class.__name__
-        raise ModelUnsupported(f"{name} cannot compute the logits of chosen positions alone")
-    return model_class
+            "config.json gives no max_position_embeddings: say with --max-model-len how long its "
+            "texts may be"
+        )
+    return length or configured or 0
 
 
 def _weight_files(model_path: Path) -> list[Path]:

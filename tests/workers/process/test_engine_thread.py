@@ -1,6 +1,8 @@
 """The engine's thread: commands in, events out, and how it ends."""
 
 import contextlib
+import errno
+import logging
 import os
 import select
 import sys
@@ -8,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
+import torch
 
 from headrace.protocol.sampling import SamplingParams
 from headrace.protocol.to_frontend import Output
@@ -177,6 +180,46 @@ def test_model_that_cannot_be_served_is_hopeless(make_thread: MakeThread) -> Non
     thread.start()
     (event,) = events_until(thread, lambda seen: bool(seen))
     assert event == EngineDied("it has wings", hopeless=True)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ImportError("needs quanto\nTraceback ..."), "ImportError: needs quanto"),
+        (KeyError("rope_type"), "KeyError: 'rope_type'"),
+        (MemoryError(), "MemoryError"),
+        (RuntimeError("\n shapes 3 and 4 differ"), "RuntimeError: shapes 3 and 4 differ"),
+        (FileNotFoundError(errno.ENOENT, "no such file"), "FileNotFoundError: [Errno 2] no such "),
+    ],
+)
+def test_a_start_that_fails_is_one_line_and_hopeless(
+    make_thread: MakeThread, error: Exception, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def build() -> Engine:
+        raise error
+
+    thread = make_thread(build)
+    thread.start()
+    (event,) = events_until(thread, lambda seen: bool(seen))
+    assert isinstance(event, EngineDied)
+    assert event.hopeless
+    assert event.reason.startswith(f"the model cannot be loaded: {reason}")
+    assert "\n" not in event.reason
+    assert not [each for each in caplog.records if each.levelno > logging.DEBUG]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EMFILE, "files"), torch.OutOfMemoryError("GPU")])
+def test_what_the_system_refuses_for_now_is_tried_again(
+    make_thread: MakeThread, error: Exception
+) -> None:
+    def build() -> Engine:
+        raise error
+
+    thread = make_thread(build)
+    thread.start()
+    (event,) = events_until(thread, lambda seen: bool(seen))
+    assert isinstance(event, EngineDied)
+    assert not event.hopeless
 
 
 def test_failing_step_ends_the_engine_with_its_reason(make_thread: MakeThread) -> None:

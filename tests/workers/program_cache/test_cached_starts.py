@@ -349,4 +349,6 @@ def test_models_with_code_of_their_own_are_not_cached(kept: Starts, tmp_path: Pa
     config = tmp_path / "model" / "config.json"
     assert key_module.program_key(tmp_path / "model", EngineConfig()) is not None
     config.write_text(config.read_text().replace("{", '{"auto_map": {},', 1))
-    assert key_module.program_key(tmp_path / "model", EngineConfig()) is None
+    assert key_module.program_key(tmp_path / "model", EngineConfig()) is not None
+    trusting = EngineConfig(trust_remote_code=True)
+    assert key_module.program_key(tmp_path / "model", trusting) is None

@@ -83,7 +83,8 @@ def test_it_computes_what_the_folder_holds(tmp_path: Path, name: str) -> None:
     [
         ("awq", {"group": 16, "symmetric": False}, "of groups that are no multiples of 32 inputs",
          8),
-        ("fp8", {}, "of 8-bit floats", 4),
+        ("fp8", {"initializer_range": 1e-6},
+         "of 8-bit floats with scales that 16 bits cannot hold", 4),
         ("pack-quantized", {"scale_dtype": torch.float32, "initializer_range": 1e-9},
          "with scales that 16 bits cannot hold", 8),
     ],
@@ -112,6 +113,12 @@ def test_what_has_no_kernel_is_expanded_and_said(
         ({"quant_method": "awq", "bits": 4, "version": "gemv"}, "AWQ weights in the layout gemv"),
         ({"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized"}, "nvfp4-pack"),
         ({"quant_method": "compressed-tensors", "transform_config": {"a": 1}}, "transforms"),
+        (
+            {"quant_method": "modelopt", "quant_algo": "NVFP4"},
+            "ModelOpt weights in the format NVFP4",
+        ),
+        ({"quant_method": "modelopt"}, "ModelOpt weights in the format of each layer"),
+        ({"bits": 4}, "quantized by an unnamed method"),
     ],
 )
 def test_what_cannot_be_read_is_refused(

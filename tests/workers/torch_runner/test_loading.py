@@ -158,8 +158,14 @@ def test_a_wrong_program_is_refused_where_it_is_asked_for(
 
 def test_code_of_the_folder_is_refused(llama: Path) -> None:
     (llama / "evil.py").write_text("raise SystemExit('ran')")
-    change_config(llama, auto_map={"AutoModelForCausalLM": "evil.Model"})
-    assert "auto_map" in rejection(llama)
+    change_config(llama, auto_map={"AutoModelForCausalLM": "evil.Model"}, model_type="own")
+    assert "(auto_map), which is not run: transformers has no LlamaForCausalLM" in rejection(llama)
+
+
+def test_a_length_that_only_the_operator_says(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "context_length", lambda config: None)
+    assert "say with --max-model-len" in rejection(llama)
+    assert build_engine(llama, config(max_model_len=48), 1, print).max_len == 48
 
 
 def test_pickled_weights_are_refused(llama: Path) -> None:
