@@ -52,11 +52,27 @@ def _row(outcome: Outcome) -> tuple[int, str]:
     return place, f"{outcome.kind}: {_general(outcome)}"
 
 
+# What differs from one architecture to the next in a reason, and what stands for it.
+_PARTICULARS = (
+    (r"^Strict\w+: .*?ValueError: ", ""),
+    (r"^\w+Error: +", ""),
+    (r" but it was not found.*", ""),
+    (r"\. In this case.*", ""),
+    (r": \d+% distinct tokens", ""),
+    (r"\b\w+(For[A-Z]\w+|LMHeadModel)\b", "it"),
+    (r"\blayer \d+\b", "a layer"),
+    (r"logits differ by [\d.e+-]+ of", "logits differ by much of"),
+    (r" \(\w[\w.]*\) has no head", " has no head"),
+    (r"lacks \d+ weights", "lacks weights"),
+    (r", among them .*", ""),
+    (r" of \[[\d, ]+\]", ""),
+    (r" \([\w.]+:\d+\)$", ""),
+)
+
+
 def _general(outcome: Outcome) -> str:
     """Return the reason without what differs from one architecture to the next."""
     reason = outcome.reason.replace(outcome.class_name, "it")
-    reason = re.sub(r"\blayer \d+\b", "a layer", reason)
-    reason = re.sub(r"logits differ by [\d.e+-]+ of", "logits differ by much of", reason)
-    if outcome.kind == "no tiny model":
-        reason = re.sub(r" \([\w.]+:\d+\)$", "", reason.partition(": ")[2] or reason)
-    return reason.replace("|", "/").replace("`", "'")
+    for pattern, general in _PARTICULARS:
+        reason = re.sub(pattern, general, reason)
+    return reason.replace("|", "/").replace("`", "'").replace("<", "&lt;")
