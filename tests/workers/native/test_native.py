@@ -372,6 +372,12 @@ def test_norms_are_known_by_what_they_do() -> None:
     assert find_norm(torch.nn.BatchNorm1d(12).eval()) is None
     assert find_norm(torch.nn.Linear(3, 4)) is None
 
+    class OfPictures(torch.nn.LayerNorm):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    assert find_norm(OfPictures(12)) is None
+
 
 def test_activations_are_known_by_what_they_do() -> None:
     assert find_activation(torch.nn.GELU(approximate="tanh")) == "gelu_tanh"
