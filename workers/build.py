@@ -109,6 +109,10 @@ def build_engine(
     )  # fmt: skip
     numbers = f" in {runner.cache_dtype}" if runner.cache_dtype else ""
     log(f"K/V cache: {runner.num_blocks} blocks of {runner.block_size} tokens{numbers}")
+    if runner.num_state_slots:
+        log(f"cache of recurrent layers' states: {runner.num_state_slots} slots")
+        if config.speculative_config is not None:
+            log("speculative_config: not used, a recurrent layer's state cannot take drafts back")
     return assemble_engine(
         runner,
         max_num_seqs=config.max_num_seqs,

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from transformers.modeling_utils import PreTrainedModel
@@ -32,8 +33,10 @@ from headrace.workers.native.weight_format import (
 from headrace.workers.native.weight_memory import SharedWeights, fingerprint_weights
 from headrace.workers.program_cache.cached_programs import ProgramCache
 from headrace.workers.quantized.parameter import expand_parameters, products_skipped
+from headrace.workers.recurrent.options import check_options
+from headrace.workers.recurrent.probe import StateShapes, in_float32, probe_layers, state_bytes
 from headrace.workers.start_phases import StartPhases
-from headrace.workers.torch_runner.cache_size import choose_num_blocks
+from headrace.workers.torch_runner.cache_size import CacheSizes, choose_cache_sizes
 from headrace.workers.torch_runner.choose_backend import BackendChoice, choose_backend
 from headrace.workers.torch_runner.loading import (
     choose_device,
@@ -44,7 +47,7 @@ from headrace.workers.torch_runner.loading import (
 )
 from headrace.workers.torch_runner.make_runner import capture_graphs, make_torch_runner
 from headrace.workers.torch_runner.model_runner import ModelRunner
-from headrace.workers.torch_runner.self_check import check_model
+from headrace.workers.torch_runner.self_check import CHECKED_STATE_SLOTS, check_model
 from headrace.workers.torch_runner.step_memory import measure_step_bytes
 
 SLOW_QUANTIZATION = (
@@ -54,6 +57,12 @@ SLOW_QUANTIZATION = (
 _log = logging.getLogger("headrace.worker")
 
 LoadedRunner = ModelRunner | NativeRunner
+
+
+class RunnerFactory(Protocol):
+    """Makes a runner with caches of these sizes."""
+
+    def __call__(self, num_blocks: int, num_state_slots: int = ...) -> LoadedRunner: ...
 
 
 def load_runner(
@@ -90,18 +99,18 @@ def load_runner(
     log(f"{type(model).__name__} in {model.dtype} on {device}, {threads} threads")
     hook = AttentionHook()
     with phases.phase("compile"), torch.inference_mode(), products_skipped():
-        hook.probe(model)  # what it refuses is the obstacle, whatever the model's length
+        states = probe_layers(model, hook)  # before the length: what it refuses is the obstacle
+    if states:
+        check_options(config)
     longest = model_length(model, config.max_model_len)
     max_model_len = choose_length(config, longest)
     slots: AdapterSlots | None = None
-    compiled = _compile(model, hook, config, max_model_len, threads, log, phases, shared)
+    compiled = _compile(
+        model, hook, config, max_model_len, threads, log, phases, shared, is_recurrent=bool(states)
+    )
     if compiled is None:
         with phases.phase("compile"):
-            _expand(model, log)
-            if is_slow_on_torch(model_path, config.dtype, model.dtype, device):
-                log("float32 instead, which is faster without compiled kernels")
-                to_float32(model)
-            prepare_linears(model, config, log)
+            states = _prepare_for_torch(model, model_path, config, states, log)
             slots = AdapterSlots.of(model, config.max_loras) if config.enable_lora else None
     cache_dtype = choose_cache_dtype(config.kv_cache_dtype, model.dtype)
     choice = choose_backend(hook, model.dtype, device, config.block_size, cache_dtype=cache_dtype)
@@ -109,7 +118,7 @@ def load_runner(
         log(f"{choice.name}: block size {choice.block_size} tokens")
         config = config.model_copy(update={"block_size": choice.block_size})
     make_runner = _runner_factory(
-        model, hook, choice, compiled, config, max_model_len, cache_dtype, slots
+        model, hook, choice, compiled, config, max_model_len, cache_dtype, slots, states
     )
     if compiled is None:
         is_rounded = _is_rounded(cache_dtype, model)
@@ -121,10 +130,10 @@ def load_runner(
                 cache.save(compiled.plan, model, vocab_rows(model), longest)
         release_weights(model, compiled)
     with phases.phase("cache"):
-        blocks = _choose_num_blocks(
-            model, hook, choice, config, max_model_len, workers_on_host, slots, freed_bytes
+        sizes = _choose_cache_sizes(
+            model, hook, choice, config, max_model_len, workers_on_host, slots, freed_bytes, states
         )
-        runner = make_runner(blocks)
+        runner = make_runner(sizes.num_blocks, sizes.num_state_slots)
     if not config.enforce_eager:
         limits = config.model_dump(include={"max_num_seqs", "max_num_batched_tokens"})
         with phases.phase("compile"):
@@ -148,6 +157,24 @@ def _expand(
         log(f"{num_expanded} quantized weights expanded to {model.dtype}, {size}")
 
 
+def _prepare_for_torch(
+    model: PreTrainedModel,
+    model_path: Path,
+    config: EngineConfig,
+    states: StateShapes,
+    log: Callable[[str], None],
+) -> StateShapes:
+    """Change the model's weights to what torch's operations are fast with; return its states'
+    shapes after that."""
+    _expand(model, log)
+    if is_slow_on_torch(model_path, config.dtype, model.dtype, model.device):
+        log("float32 instead, which is faster without compiled kernels")
+        to_float32(model)
+        states = in_float32(states)
+    prepare_linears(model, config, log)
+    return states
+
+
 def _compile(
     model: PreTrainedModel,
     hook: AttentionHook,
@@ -157,13 +184,17 @@ def _compile(
     log: Callable[[str], None],
     phases: StartPhases,
     shared: SharedWeights | None,
+    *,
+    is_recurrent: bool,
 ) -> CompiledProgram | None:
     """Compile the model and check the program; None if torch's operations must run the model.
 
     Raises ModelUnsupported if cpu_kernels rules torch out and no correct program can be compiled.
     """
     with phases.phase("compile"):
-        compiled, reason = compile_model(model, hook, config, threads, shared)
+        compiled, reason = compile_model(
+            model, hook, config, threads, shared, is_recurrent=is_recurrent
+        )
     if compiled is not None:
         with phases.phase("self-check"):
             error = _self_check_error(model, hook, compiled, config, max_model_len)
@@ -223,11 +254,13 @@ def _runner_factory(
     max_model_len: int,
     cache_dtype: CacheDtype,
     slots: AdapterSlots | None,
-) -> Callable[[int], LoadedRunner]:
-    """Return a function that makes a runner with a cache of a number of blocks."""
+    states: StateShapes,
+) -> RunnerFactory:
+    """Return a function that makes a runner with a cache of a number of blocks, and of slots for
+    states."""
     vocab_size = vocab_rows(model)
 
-    def make_runner(num_blocks: int) -> LoadedRunner:
+    def make_runner(num_blocks: int, num_state_slots: int = CHECKED_STATE_SLOTS) -> LoadedRunner:
         if compiled is not None:
             adapter_slots = (
                 compiled.new_adapter_slots(config.max_loras) if config.enable_lora else None
@@ -247,9 +280,11 @@ def _runner_factory(
             choice,
             max_model_len=max_model_len,
             num_blocks=num_blocks,
-            speculates=config.speculative_config is not None,
+            speculates=config.speculative_config is not None and not states,
             cache_dtype=cache_dtype,
             slots=slots,
+            state_shapes=states,
+            num_state_slots=num_state_slots,
         )
 
     return make_runner
@@ -275,7 +310,7 @@ def _native_runner(
     )
 
 
-def _choose_num_blocks(
+def _choose_cache_sizes(
     model: PreTrainedModel,
     hook: AttentionHook,
     choice: BackendChoice,
@@ -284,13 +319,16 @@ def _choose_num_blocks(
     workers_on_host: int,
     slots: AdapterSlots | None,
     freed_bytes: int,
-) -> int:
+    states: StateShapes,
+) -> CacheSizes:
     activation_bytes = 0
     if model.device.type == "cuda" and config.kv_cache_bytes is None:
-        activation_bytes = measure_step_bytes(model, hook, config, max_model_len, choice.make)
+        activation_bytes = measure_step_bytes(
+            model, hook, config, max_model_len, choice.make, states
+        )
         if slots is not None:
             activation_bytes += slots.max_bytes(config.max_lora_rank)
-    return choose_num_blocks(
+    return choose_cache_sizes(
         config,
         hook.layers,
         choose_cache_dtype(config.kv_cache_dtype, model.dtype),
@@ -300,4 +338,5 @@ def _choose_num_blocks(
         activation_bytes,
         gathers=not choice.graphs,
         freed_bytes=freed_bytes,
+        state_bytes=state_bytes(states),
     )

@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from headrace.launcher.models.model_folder import ModelError, read_json_object
@@ -33,16 +34,24 @@ class _Unfit(Exception):
     """A value is no number, or out of its range; the text says which."""
 
 
-def generation_defaults(model: Path, source: str, override: Mapping[str, Any]) -> dict[str, float]:
+def generation_defaults(
+    model: Path,
+    source: str,
+    override: Mapping[str, Any],
+    recommended: Mapping[str, float] = MappingProxyType({}),
+) -> dict[str, float]:
     """Return sampling parameters by name.
 
     source: "auto": from the model's folder; "vllm": none; else a folder with the same file. A value
         out of its range is left out, with a warning.
     override: takes precedence over those; None leaves a parameter out.
+    recommended: of the authors, elsewhere than in the folder; with "auto", where its file has none.
 
     Raises ModelError, which names the parameter, if one of the override is invalid.
     """
     defaults = _from_file(_file(model, source)) if source != "vllm" else {}
+    if source == "auto":
+        defaults = {**recommended, **defaults}
     for name, value in override.items():
         if name not in (*_RANGES, *_NOT_SAMPLED):
             raise ModelError(f"{_OVERRIDE}: {name} is unknown")

@@ -18,7 +18,7 @@ from headrace.protocol.common.gguf_reference import (
 )
 
 # Of the cache's entries: another number has them made anew.
-_FORMAT = "2"
+_FORMAT = "3"
 
 
 def gguf_folder(

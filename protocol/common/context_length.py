@@ -12,7 +12,12 @@ _MAX_POSITION_NAMES = (
     "seq_length",
     "n_ctx",
     "max_target_positions",
+    "model_max_length",
 )
+# Recurrent models without positions, which have no limit: texts of this length can be expected to
+# make sense, a few times as long as those of their training.
+_WITHOUT_POSITIONS = ("mamba", "mamba2", "falcon_mamba")
+_LENGTH_WITHOUT_POSITIONS = 32768
 _SWITCHING_ROPE_TYPES = ("longrope", "su")  # "su" is the name of longrope in older files
 
 
@@ -22,8 +27,9 @@ def context_length(config: Mapping[str, Any]) -> int | None:
     config: config.json as an object, or transformers' completion of it; that of the text model may
         be nested under "text_config".
 
-    The rule is max_position_embeddings (or what the architecture calls it), except for one kind of
-    rotary embedding, found under "rope_parameters" or, in older files, "rope_scaling":
+    The rule is max_position_embeddings (or what the architecture calls it), or 32768 for
+    architectures without positions, whose files give none. Except for one kind of rotary
+    embedding, found under "rope_parameters" or, in older files, "rope_scaling":
 
     - yarn (Peng et al., 2023) stretches original_max_position_embeddings by `factor`. Some files
       give the stretched length as max_position_embeddings (DeepSeek V2), some the original one
@@ -42,7 +48,8 @@ def context_length(config: Mapping[str, Any]) -> int | None:
         (length for name in _MAX_POSITION_NAMES if (length := _length(config.get(name)))), None
     )
     if max_positions is None:
-        return None
+        is_without = config.get("model_type") in _WITHOUT_POSITIONS
+        return _LENGTH_WITHOUT_POSITIONS if is_without else None
     ropes = [rope for rope in _ropes(config) if _rope_type(rope) == "yarn"]
     return max([max_positions, *(_stretched(rope, max_positions) for rope in ropes)])
 

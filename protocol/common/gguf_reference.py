@@ -59,14 +59,14 @@ def model_name(file: Path) -> str:
     return file.stem if match is None else match["stem"]
 
 
-def write_reference(folder: Path, files: list[Path], tensors: list[dict[str, Any]] | None) -> None:
-    """Write the reference to files, with where their tensors lie; None: transformers reads them."""
+def write_reference(folder: Path, files: list[Path], tensors: list[dict[str, Any]]) -> None:
+    """Write the reference to files, with where the model's tensors lie."""
     stamps = [asdict(FileStamp.of(file)) for file in files]
     text = json.dumps({"files": stamps, "tensors": tensors})
     (folder / REFERENCE).write_text(text, encoding="utf-8")
 
 
-def read_reference(folder: Path) -> tuple[list[FileStamp], list[dict[str, Any]] | None] | None:
+def read_reference(folder: Path) -> tuple[list[FileStamp], list[dict[str, Any]]] | None:
     """Return the files that a folder refers to, and its tensors; None if it refers to none.
 
     Raises GGUFFilesError if the reference is damaged.

@@ -13,7 +13,7 @@ import pytest
 from headrace.launcher.models.prepare_model import PreparedModel, PrepareOptions, prepare_model
 from tests.end_to_end.servers import Launch, Server
 
-LAST_LOG_CHARS = 6000
+LAST_LOG_CHARS = 4000
 
 
 @pytest.hookimpl(wrapper=True)
@@ -23,9 +23,8 @@ def pytest_runtest_makereport(
     """What the processes wrote belongs to a failure: the next run may not show it again."""
     report = yield
     if report.failed and isinstance(item, pytest.Function):
-        for name, value in item.funcargs.items():
-            if isinstance(value, Server):
-                report.sections.append((f"log of {name}", value.log[-LAST_LOG_CHARS:]))
+        for server in Server.running:
+            report.sections.append((f"log of {server.url}", server.log[-LAST_LOG_CHARS:]))
     return report
 
 

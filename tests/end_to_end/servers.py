@@ -11,11 +11,13 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import httpx
 import psutil
 
 START_TIMEOUT_S = 120.0
+MIN_TRIES = 20
 # Nothing here is encrypted, and a client that reads certificates takes ten times as long as asking.
 NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
@@ -25,7 +27,10 @@ class Server:
 
     variables: of its environment. key: which its clients send. context: with which certificates
     are checked. wrapper: a command that runs the command after it, such as unshare.
+    running: all that have been started and not stopped.
     """
+
+    running: ClassVar[list["Server"]] = []
 
     def __init__(
         self,
@@ -57,6 +62,7 @@ class Server:
             )
         self.url = self._wait_until_ready()
         self.client = self.new_client()
+        Server.running.append(self)
 
     @property
     def log(self) -> str:
@@ -98,7 +104,9 @@ class Server:
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that have these labels."""
         total = 0.0
-        for line in self.get("/metrics").text.splitlines():
+        answer = self.get("/metrics")
+        assert answer.status_code == 200, answer.text  # else it would look like an idle server
+        for line in answer.text.splitlines():
             found = re.fullmatch(r"([\w:]+)(?:\{(.*)\})? (\S+)", line)
             if found and found[1] == name:
                 has = dict(re.findall(r'(\w+)="([^"]*)"', found[2] or ""))
@@ -113,6 +121,8 @@ class Server:
         try:
             return self.process.wait(timeout_s)
         finally:
+            if self in Server.running:  # else stopped before
+                Server.running.remove(self)
             self.client.close()
             self.process.kill()
             self.process.wait()
@@ -125,11 +135,14 @@ class Server:
 def wait_for(condition: Callable[[], object], what: str, timeout_s: float = 20.0) -> None:
     """Poll until a condition holds; AssertionError if it does not come to hold in time."""
     deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
+    tries = 0
+    # A machine that stands still for as long has not let the pool do anything.
+    while time.monotonic() < deadline or tries < MIN_TRIES:
         if condition():
             return
+        tries += 1
         time.sleep(0.05)  # asking takes the pool more time than waiting
-    raise AssertionError(f"not within {timeout_s} s: {what}")
+    raise AssertionError(f"not within {timeout_s} s and {tries} tries: {what}")
 
 
 def kill_workers(server: Server, timeout_s: float = 60.0) -> None:

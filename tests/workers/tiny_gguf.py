@@ -34,7 +34,11 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", "LlamaForCausalLM", {}),
     "qwen2": ("Qwen2Config", "Qwen2ForCausalLM", {}),
     "qwen3": ("Qwen3Config", "Qwen3ForCausalLM", {}),
-    "gemma2": ("Gemma2Config", "Gemma2ForCausalLM", {"tie_word_embeddings": True}),
+    "gemma2": (
+        "Gemma2Config",
+        "Gemma2ForCausalLM",
+        {"tie_word_embeddings": True, "query_pre_attn_scalar": HEAD_DIM},
+    ),
     "phi3": ("Phi3Config", "Phi3ForCausalLM", {}),
     "gpt2": (
         "GPT2Config",

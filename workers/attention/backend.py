@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 
 from headrace.workers.attention.sparse import KeyChoice
+from headrace.workers.sequence.state_use import StateUse
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,7 @@ class Span:
     context: tokens of the sequence before its first row.
     blocks: the sequence's blocks of the cache, enough for context + num_rows tokens.
     known: all tokens of the sequence so far, also those of later steps; 0: unknown.
+    state: where the sequence's recurrent state is; None: it has none.
     """
 
     first_row: int
@@ -115,6 +117,7 @@ class Span:
     context: int
     blocks: Sequence[int]
     known: int = 0
+    state: StateUse | None = None
 
     @property
     def length(self) -> int:

@@ -32,6 +32,9 @@ from headrace.workers.errors import ModelUnsupported
 _PREFIX = "headrace_paged_"
 _numbers = itertools.count()
 _hooks: "weakref.WeakValueDictionary[str, AttentionHook]" = weakref.WeakValueDictionary()
+# Kinds of layers in transformers' configurations. A hybrid layer attends beside a recurrent part.
+_WITHOUT_ATTENTION = frozenset({"linear_attention", "conv", "mamba", "moe", "mlp", "dummy"})
+_UNBOUNDED = frozenset({"full_attention", "attention", "hybrid"})
 
 
 class AttentionHook:
@@ -59,11 +62,16 @@ class AttentionHook:
         _register(self)
 
     def probe(
-        self, model: PreTrainedModel, run: Callable[[torch.Tensor], object] | None = None
+        self,
+        model: PreTrainedModel,
+        run: Callable[[torch.Tensor], object] | None = None,
+        *,
+        may_have_none: bool = False,
     ) -> None:
         """Learn the model's attention layers from a forward pass of two tokens.
 
         run: runs the model on token ids [1, 2]; None: as a generator of tokens.
+        may_have_none: whether the model may do without attention.
 
         Raises ModelUnsupported if no layer calls this hook, or if one needs what paged attention
         lacks.
@@ -80,7 +88,7 @@ class AttentionHook:
                 model(input_ids=token_ids, position_ids=token_ids, **options)
             else:
                 run(token_ids)
-        if not self.layers:
+        if not self.layers and not may_have_none:
             raise ModelUnsupported(
                 f"{type(model).__name__} does not do its attention through transformers' "
                 "attention interface"
@@ -94,13 +102,14 @@ class AttentionHook:
         missing. Raises ModelUnsupported.
         """
         types = getattr(model.config.get_text_config(), "layer_types", None) or []
+        types = [kind for kind in types if kind not in _WITHOUT_ATTENTION]
         layers = zip(self.layers, self.options, strict=True)
         known = [options for shape, options in layers if shape.value_dim]  # no indexers
         if len(types) != len(known):
             return
         for number, (kind, options) in enumerate(zip(types, known, strict=True)):
             limits = (options.window, options.chunk, options.sparse)
-            if kind != "full_attention" and all(limit is None for limit in limits):
+            if kind not in _UNBOUNDED and all(limit is None for limit in limits):
                 raise ModelUnsupported(f"layer {number} has {kind}, which paged attention lacks")
 
     def number_of(self, module: torch.nn.Module) -> int:

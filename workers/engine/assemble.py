@@ -10,6 +10,7 @@ from headrace.workers.engine.engine import Engine
 from headrace.workers.engine.output_processor import OutputProcessor
 from headrace.workers.engine.runner import Runner
 from headrace.workers.engine.scheduler import Scheduler
+from headrace.workers.engine.state_cache import StateCache
 from headrace.workers.engine.step_pipeline import StepPipeline
 from headrace.workers.engine.window_slots import WindowSlots
 from headrace.workers.grammars.gate import GrammarGate
@@ -42,12 +43,20 @@ def assemble_engine(
     grammars: None: requests with a grammar are rejected.
     adapters: None: requests with an adapter are rejected.
     max_loras: the most different adapters in one step.
+    speculative_config: not used where the runner keeps states: these cannot take a draft back.
     texts: of the tokens, where `grammars` does not read them; None: thinking budgets are rejected.
     slots, windows: of a runner whose model transcribes; None: it only reads.
     clock: returns seconds; measures steps, whose token budget depends on it.
     """
     max_len = min(runner.max_model_len, runner.num_blocks * runner.block_size)
-    drafter = None if speculative_config is None else Drafter(speculative_config, max_len)
+    states = None
+    if runner.num_state_slots:
+        states = StateCache(
+            runner.num_state_slots, runner.block_size, makes_snapshots=enable_prefix_caching
+        )
+    drafter = None
+    if speculative_config is not None and states is None:
+        drafter = Drafter(speculative_config, max_len)
     pool = BlockPool(runner.num_blocks, runner.block_size)
     scheduler = Scheduler(
         pool,
@@ -57,6 +66,7 @@ def assemble_engine(
         drafter=drafter,
         max_loras=None if adapters is None else max_loras,
         slots=slots,
+        states=states,
         switch_length=runner.switch_length,
     )
     if adapters is not None:

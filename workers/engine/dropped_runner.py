@@ -14,6 +14,7 @@ class DroppedRunner(StepwiseRunner):
         self.max_model_len = runner.max_model_len
         self.num_blocks = runner.num_blocks
         self.block_size = runner.block_size
+        self.num_state_slots = runner.num_state_slots
         self.switch_length = runner.switch_length
         self.default_step_tokens = runner.default_step_tokens
         self.overlaps = runner.overlaps

@@ -140,9 +140,10 @@ class Engine:
                 return []
             self._scheduler.preempt_all()
             self._recompute_pending = False
-        if self._pipeline.assumes_results and not self._scheduler.can_extend_running():
+        assumes_results = self._pipeline.assumes_results
+        if assumes_results and not self._scheduler.can_run_on():
             return []
-        return self._scheduler.schedule()
+        return self._scheduler.schedule(may_preempt=not assumes_results)
 
     def _launch(self, chunks: list[Chunk]) -> None:
         if not chunks:
@@ -239,7 +240,7 @@ class Engine:
         assert not self._sequences
         while self.has_work:  # a step in flight, whose requests were all aborted
             self.step()
-        self._pool.clear()
+        self._scheduler.clear_caches()
         self.runner.release_cache()
         self.runner.offload_weights()
 
@@ -260,6 +261,7 @@ class Engine:
         runner.release_cache()
         # It was sized by the memory that is free now; the scheduler expects the size before.
         runner.num_blocks = self.runner.num_blocks
+        runner.num_state_slots = self.runner.num_state_slots
         self.replace_runner(runner)
 
     def memory_use(self) -> tuple[int | None, int | None]:
@@ -269,7 +271,7 @@ class Engine:
     def replace_runner(self, runner: Runner) -> None:
         """Continue with another runner of the same model and size. There must be no work."""
         assert not self.has_work
-        self._pool.clear()
+        self._scheduler.clear_caches()
         if self._adapters is not None:
             runner.use_adapters(self._adapters)
         self._scheduler.give_slots_to(runner)

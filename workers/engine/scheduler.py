@@ -10,6 +10,7 @@ from typing import Any, cast
 from headrace.workers.engine.block_pool import BlockPool
 from headrace.workers.engine.drafter import Drafter
 from headrace.workers.engine.fairness import owners_to_defer, pick_victim
+from headrace.workers.engine.state_cache import StateCache
 from headrace.workers.engine.step_budget import StepBudget
 from headrace.workers.engine.step_plan import StepPlan
 from headrace.workers.engine.waiting_queue import WaitingQueue
@@ -51,23 +52,29 @@ class Scheduler:
         drafter: Drafter | None = None,
         max_loras: int | None = None,
         slots: WindowSlots | None = None,
+        states: StateCache | None = None,
         switch_length: int | None = None,
     ) -> None:
         """Create a scheduler without sequences.
 
-        switch_length: see Runner.
-
         max_loras: the most different adapters of running sequences; None: any number.
         slots: of the runner, for the windows that sequences listen to; None: they only read.
+        states: of the runner's recurrent layers, a slot for each running sequence; None: no such
+            layers. Drafts cannot be taken back from a state, so that there is no drafter then.
+        switch_length: see Runner.
         """
         self.pool = pool
         self.counters = SchedulerCounters()
         self._max_running = min(max_num_seqs, max_num_batched_tokens)  # each gets a token a step
+        if states is not None:
+            assert drafter is None
+            self._max_running = min(self._max_running, states.slots.num_slots)
         self._max_tokens = max_num_batched_tokens
         self._budget = StepBudget(max_num_batched_tokens)
         self._drafter = drafter
         self._max_loras = max_loras
         self._slots = slots
+        self._states = states
         self._switch_length = switch_length
         self._caching = enable_prefix_caching
         self._running: list[Sequence] = []
@@ -132,17 +139,30 @@ class Scheduler:
 
         Running sequences keep their blocks, and others find none of these.
         """
-        self.pool.clear()
+        self.clear_caches()
         for sequence in self._running:
             sequence.num_registered = sys.maxsize
+
+    def clear_caches(self) -> None:
+        """Forget what blocks and slots hold that no sequence uses."""
+        self.pool.clear()
+        if self._states is not None:
+            self._states.clear()
 
     def preempt_all(self) -> None:
         """Preempt all running sequences. No step may be in flight."""
         for sequence in list(self._running):
             self._preempt(sequence)
 
-    def can_extend_running(self) -> bool:
-        """Return whether all running sequences can be run on without a preemption."""
+    def can_run_on(self) -> bool:
+        """Return whether the next step can be scheduled without a preemption."""
+        if self._switch_length is not None and any(
+            self._outgrows(sequence, 0) for sequence in self._running
+        ):
+            return False
+        return self._can_extend_running() and self._victim_for_newcomer() is None
+
+    def _can_extend_running(self) -> bool:
         free = self.pool.free_count
         if len(self._running) <= free:  # one token each is one block at most
             return True
@@ -152,13 +172,16 @@ class Scheduler:
         )
         return missing <= free
 
-    def schedule(self) -> list[Chunk]:
+    def schedule(self, *, may_preempt: bool = True) -> list[Chunk]:
         """Return the next step's chunks, decodes first.
+
+        may_preempt: not right after `can_run_on` has said that nothing needs to be preempted.
 
         Empty only if no sequence has a token left to run.
         """
-        self._recompute_outgrown()
-        self._preempt_for_newcomer()
+        if may_preempt:
+            self._recompute_outgrown()
+            self._preempt_for_newcomer()
         if self._slots is not None:
             self._slots.begin_step()
         deferred = self._deferred_owners()
@@ -169,7 +192,8 @@ class Scheduler:
             no_decodes = frozenset()
             plan = self._plan(no_decodes, no_decodes)
         self._deferred_decodes = bool(no_decodes)
-        return list(plan.chunks.values())
+        chunks = list(plan.chunks.values())
+        return chunks if self._states is None else self._states.use(chunks)
 
     def commit(self, chunk: Chunk, accepted: int = 0) -> None:
         """Record that a chunk has been run, so that other sequences can find its full blocks.
@@ -183,6 +207,8 @@ class Scheduler:
         sequence.num_computed = chunk.end + accepted
         if not self._caching:
             return
+        if self._states is not None:
+            self._states.commit(chunk)
         full = sequence.num_computed // self.pool.block_size
         if full > sequence.num_registered:
             hashes = sequence.block_hashes(full, self.pool.block_size)
@@ -207,7 +233,7 @@ class Scheduler:
 
     def _plan(self, no_prompts: frozenset[Owner], no_decodes: frozenset[Owner]) -> StepPlan:
         """Plan a step without prompts of some owners, and without decodes of some."""
-        plan = StepPlan(self._max_tokens, MAX_PROMPT_LOGPROBS, no_prompts)
+        plan = StepPlan(self._max_tokens, MAX_PROMPT_LOGPROBS, no_prompts, self._states)
         preemptions = self.counters.preemptions
         self._schedule_running(plan, no_decodes)
         if self.counters.preemptions == preemptions:
@@ -242,18 +268,25 @@ class Scheduler:
 
     def _recompute_outgrown(self) -> None:
         """Preempt sequences whose cached keys have other frequencies than their next tokens'."""
+        if self._switch_length is None:
+            return
         for sequence in list(self._running):
             if self._outgrows(sequence, 0):
                 self._preempt(sequence)
 
     def _preempt_for_newcomer(self) -> None:
         """Preempt a sequence of a full batch if fairness lets the next waiting one join."""
-        newcomer = self._next_waiting()
-        if len(self._running) < self._max_running or newcomer is None:
-            return
-        victim = pick_victim(newcomer, self._running, self._waiting.counters)
+        victim = self._victim_for_newcomer()
         if victim is not None:
             self._preempt(victim)
+
+    def _victim_for_newcomer(self) -> Sequence | None:
+        if len(self._running) < self._max_running:
+            return None
+        newcomer = self._next_waiting()
+        if newcomer is None:
+            return None
+        return pick_victim(newcomer, self._running, self._waiting.counters)
 
     def _deferred_owners(self) -> frozenset[Owner]:
         """Return the owners that leave the next step to the prompts of others."""
@@ -364,12 +397,16 @@ class Scheduler:
         A block for each running sequence is left free: else the first of them to grow would
         preempt the newcomer, whose prompt would have been run for nothing.
 
-        Returns False, and holds none, if there are too few blocks.
+        Returns False, and holds none, if there are too few blocks, or no slot for its state.
         """
-        cached = self._find_prefix(sequence)
+        states = self._states
+        found = self._find_prefix(sequence)
+        cached = found if states is None else states.usable_prefix(sequence, found)
         missing = self.pool.blocks_for(len(sequence.token_ids)) - len(cached)
         free = self.pool.free_count - self.pool.free_among(cached)
         if missing + len(self._running) > free:
+            return False
+        if states is not None and not states.admit(sequence, len(cached), len(found)):
             return False
         self.pool.hold(cached)
         sequence.blocks = cached + self.pool.allocate(missing)
@@ -416,3 +453,5 @@ class Scheduler:
         sequence.blocks = []
         sequence.num_computed = 0
         sequence.num_registered = 0
+        if self._states is not None:
+            self._states.release(sequence)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from headrace.workers.engine.state_cache import StateCache
 from headrace.workers.sequence.sequence import Chunk, Owner, Sequence
 
 
@@ -10,12 +11,20 @@ class StepPlan:
 
     prompt_logprobs: of how many prompt tokens it may compute log probabilities.
     no_prompts: owners whose prompts must wait.
+    states: says where chunks end for a snapshot; None: the model has no states.
     """
 
-    def __init__(self, room: int, prompt_logprobs: int, no_prompts: frozenset[Owner]) -> None:
+    def __init__(
+        self,
+        room: int,
+        prompt_logprobs: int,
+        no_prompts: frozenset[Owner],
+        states: StateCache | None = None,
+    ) -> None:
         self.room = room
         self.chunks: dict[Sequence, Chunk] = {}
         self._no_prompts = no_prompts
+        self._states = states
         self._prompt_logprob_room = prompt_logprobs
 
     @property
@@ -33,8 +42,8 @@ class StepPlan:
         """Return how many of the sequence's next tokens the step has room for."""
         count = min(sequence.num_pending, self.room)
         if sequence.lacks_prompt_logprobs:
-            return min(count, self._prompt_logprob_room)
-        return count
+            count = min(count, self._prompt_logprob_room)
+        return count if self._states is None else self._states.shorten(sequence, count)
 
     def add(self, sequence: Sequence, count: int) -> None:
         """Run so many of the sequence's next tokens."""
@@ -63,4 +72,5 @@ def _chunk(sequence: Sequence, count: int) -> Chunk:
     if sequence.lacks_prompt_logprobs:
         known = len(sequence.prompt_logprobs)
         positions = range(max(start, known), min(end, sequence.num_prompt - 1))
-    return Chunk(sequence, start, count, end == len(sequence.token_ids), positions)
+    state = None if sequence.state is None else sequence.state.plain_use
+    return Chunk(sequence, start, count, end == len(sequence.token_ids), positions, state=state)

@@ -21,14 +21,19 @@ def compile_model(
     config: EngineConfig,
     threads: int,
     shared: SharedWeights | None = None,
+    *,
+    is_recurrent: bool = False,
 ) -> tuple[CompiledProgram | None, str]:
     """Return the compiled program, or None and the reason why torch's operations run the model.
 
     shared: the weights that the group's workers share.
+    is_recurrent: whether the model has layers with a state.
 
     Raises ModelUnsupported if cpu_kernels rules torch out and the kernels cannot run the model.
     """
     reason = _unsupported_reason(model, config)
+    if not reason and is_recurrent:
+        reason = f"{type(model).__name__} has recurrent layers"
     compiled = None
     if not reason:
         try:

@@ -67,7 +67,7 @@ def write_bert_tokenizer(file: Path, header: GGUFHeader, output: Path) -> None:
 
 
 def bert_places(header: GGUFHeader, layers: int, names: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return where each tensor of a model lies (see gguf_names). names: of its tensors."""
+    """Return where each tensor of a model lies (see gguf_places). names: of its tensors."""
     from gguf import MODEL_ARCH, get_tensor_name_map
 
     table = get_tensor_name_map(MODEL_ARCH.BERT, layers)

@@ -1,46 +1,41 @@
-"""Write a folder in Hugging Face layout for a GGUF file: all but the weights, which stay there.
-
-transformers makes the configuration and the tokenizer from the file's metadata.
-"""
+"""Write a folder in Hugging Face layout for a GGUF file: all but the weights, which stay there."""
 
 import json
-import math
-import struct
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+import shutil
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from headrace.protocol.common.gguf_reference import split_parts, write_reference
+import numpy as np
+
+from headrace.protocol.common.gguf_reference import FACTS, split_parts, write_reference
 from headrace.workers.prepare.gguf_bert import (
     BERT,
     bert_config,
     bert_places,
     write_bert_tokenizer,
 )
+from headrace.workers.prepare.gguf_decoding import check_decoding
 from headrace.workers.prepare.gguf_header import GGUFError, GGUFHeader, read_gguf_header
-from headrace.workers.prepare.gguf_names import place_tensors
+from headrace.workers.prepare.gguf_models.facts import ModelFacts
+from headrace.workers.prepare.gguf_models.registry import find_architecture
+from headrace.workers.prepare.gguf_models.rope import RopeFactors
+from headrace.workers.prepare.gguf_models.targets import Architecture
+from headrace.workers.prepare.gguf_places import place_tensors, tensor_bytes
+from headrace.workers.prepare.gguf_rope_check import check_rope
+from headrace.workers.prepare.gguf_tokenizer import UNLIMITED, write_tokenizer
+from headrace.workers.prepare.gguf_vocabulary import (
+    CONTROL,
+    UNKNOWN,
+    USER_DEFINED,
+    Vocabulary,
+    read_vocabulary,
+)
 from headrace.workers.prepare.stages import Stages
 
-_U32, _F32 = 4, 0  # types of a metadata value and of a tensor
-_ALIGNMENT = 32
-# Sizes that transformers' tables lack for some architectures, whose configuration has them.
-_SIZES = {
-    "attention.key_length": "head_dim",
-    "expert_feed_forward_length": "moe_intermediate_size",
-}
-_UNREADABLE = "gpt-oss.rope.scaling."  # metadata of which transformers (5.24) reads the keys' sizes
-# What a mixtral's configuration has in common with those that transformers makes of its files.
-_OF_MIXTRAL = {
-    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-    "num_key_value_heads", "head_dim", "max_position_embeddings", "rms_norm_eps",
-    "rope_parameters", "tie_word_embeddings", "bos_token_id", "eos_token_id", "pad_token_id",
-}  # fmt: skip
 # How vectors of tokens become one, by llama.cpp's numbers; 0 is not at all.
 _MODES = {1: "mean", 2: "cls", 3: "lasttoken"}
 _RANK = 4
-_VOCABULARY = {f"tokenizer.ggml.{name}" for name in ("tokens", "scores", "token_type", "merges")}
+_FACTORS = ("rope_freqs", "rope_factors_long", "rope_factors_short")
 
 
 def write_gguf_folder(source: Path, output: Path) -> None:
@@ -48,43 +43,133 @@ def write_gguf_folder(source: Path, output: Path) -> None:
 
     Raises GGUFError if a file cannot be served.
     """
+    output.mkdir(exist_ok=True)
     files = split_parts(source)
     headers = [_checked_header(file) for file in files]
     _write_pooling(headers[0], output)
     if headers[0].architecture == BERT:
         return _write_bert(files, headers, output)
+    facts = ModelFacts(headers)
+    architecture = find_architecture(facts)
     stages = Stages(f"preparing {source.name}", total=6)
     with stages.stage("loading transformers", weight=2):
-        import torch
-        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-    options = {"gguf_file": files[0].name, "local_files_only": True}
-    folder = files[0].parent
-    with _checkpoints_read_once(files[0], headers[0]):
-        with stages.stage(f"reading {headers[0].architecture}"):
-            config = AutoConfig.from_pretrained(folder, **options)
-            _set_from_all_files(config, headers)
-            _set_rope_factors(config, files, headers)
-        with stages.stage("tokenizer", weight=2):
-            tokenizer = AutoTokenizer.from_pretrained(folder, config=config, **options)
-            tokenizer.save_pretrained(output)
-    config = _with_experts(config, headers[0])
-    _set_of_gpt_oss(config, headers[0])
-    with stages.stage("names"), torch.device("meta"):
-        config.dtype = torch.float32
-        model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
-        model.config.architectures = [type(model).__name__]
+        import torch  # noqa: F401
+        import transformers  # noqa: F401
+    with stages.stage("tokenizer", weight=2):
+        vocabulary = read_vocabulary(files[0], headers[0])
+        write_tokenizer(vocabulary, output)
+    with stages.stage(f"reading {facts.architecture}"):
+        factors = _rope_factors(files, headers)
+        model = make_model(architecture, facts, factors, vocabulary)
+        check_rope(model, facts, factors)
+    with stages.stage("names"):
+        _check_words(vocabulary, facts)
+        tensors = place_tensors(headers, architecture, facts, model)
+        for key in facts.refuse_unread(_known_keys()):
+            stages.note(f"{key} is not known, and left out")
+        check_decoding(files, headers)
         model.config.save_pretrained(output)
-        if model.can_generate():
-            model.generation_config.save_pretrained(output)
-        tensors = place_tensors(files, headers, model)
-    if tensors is None and len(files) > 1:
-        raise GGUFError(f"a split {headers[0].architecture} cannot be read: join its parts first")
+        model.generation_config.save_pretrained(output)
+        _write_facts(model.config, vocabulary, output)
     write_reference(output, files, tensors)
     stages.close()
 
 
+def _check_words(vocabulary: Vocabulary, facts: ModelFacts) -> None:
+    """Raise GGUFError if there are tokens that the model has no vectors for."""
+    count, vectors = len(vocabulary.tokens), facts.rows("token_embd.weight")
+    if count > vectors:
+        raise GGUFError(f"has {count} tokens, and vectors for {vectors}")
+
+
+def _write_facts(config: Any, vocabulary: Vocabulary, output: Path) -> None:
+    """Write what frontends read of the configuration and the tokenizer.
+
+    transformers would make another tokenizer for some configurations.
+    """
+    folder = output / FACTS
+    folder.mkdir()
+    shutil.copyfile(output / "tokenizer.json", folder / "tokenizer.json")
+    special = vocabulary.special
+    roles = ("bos", "eos", "pad", "unk")
+    texts = {role: vocabulary.tokens[special[role]] if role in special else None for role in roles}
+    facts = {
+        "config": json.loads(config.to_json_string(use_diff=False)),
+        "special_tokens": {f"{role}_token": text for role, text in texts.items()},
+        "eos_token_id": special.get("eos"),
+        "model_max_length": UNLIMITED,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "added_tokens": dict(vocabulary.of_type(CONTROL, UNKNOWN, USER_DEFINED)),
+    }
+    (folder / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
+
+
+def make_model(
+    architecture: Architecture, facts: ModelFacts, factors: RopeFactors, vocabulary: Vocabulary
+) -> Any:
+    """Return the transformers model of a file, without memory for its weights.
+
+    Raises GGUFError if transformers has none with such values.
+    """
+    import torch
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+    values = architecture.config(facts, factors)
+    kind = values.pop("model_type", architecture.model_type)
+    try:
+        config = CONFIG_MAPPING[kind](**values)
+    except (TypeError, ValueError, KeyError, StrictDataclassError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise GGUFError(f"is no valid {kind}: {' '.join(lines[-2:]) or error!r}") from error
+    config.dtype = torch.float32
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    model.config.architectures = [type(model).__name__]
+    ends = vocabulary.ends[0] if len(vocabulary.ends) == 1 else vocabulary.ends or None
+    model.config.eos_token_id = model.generation_config.eos_token_id = ends
+    model.generation_config.bos_token_id = vocabulary.special.get("bos")
+    model.generation_config.pad_token_id = vocabulary.special.get("pad")
+    return model
+
+
+def _known_keys() -> set[str]:
+    """Return the keys of all of llama.cpp's architectures, without their names."""
+    from gguf import Keys
+
+    groups = [each for each in vars(Keys).values() if isinstance(each, type)]
+    keys = [key for group in groups for key in vars(group).values() if isinstance(key, str)]
+    start = "{arch}."
+    return {key.removeprefix(start) for key in keys if key.startswith(start)} | {
+        "rope.scale_linear"
+    }
+
+
+def _rope_factors(files: list[Path], headers: list[GGUFHeader]) -> RopeFactors:
+    """Read the tensors of factors by which frequencies are divided. Raises GGUFError for those
+    that are no numbers greater than 0."""
+    from gguf import GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    found = {}
+    for file, header in zip(files, headers, strict=True):
+        for tensor in header.tensors:
+            name = tensor.name.removesuffix(".weight")
+            if name not in _FACTORS:
+                continue
+            with file.open("rb") as stream:
+                stream.seek(tensor.offset)
+                data = np.frombuffer(stream.read(tensor_bytes(tensor)), np.uint8)
+            kind = GGMLQuantizationType[tensor.type.upper()]
+            values = dequantize(data, kind).astype(np.float64).reshape(-1)
+            if not (np.isfinite(values) & (values > 0)).all():
+                raise GGUFError(f"has {name} that are no factors")
+            found[name] = values
+    return RopeFactors(found)
+
+
 def _write_bert(files: list[Path], headers: list[GGUFHeader], output: Path) -> None:
-    """Write the folder of an encoder, of which transformers (5.24) reads no GGUF files."""
+    """Write the folder of an encoder."""
     if len(files) > 1:
         raise GGUFError(f"a split {BERT} cannot be read: join its parts first")
     stages = Stages(f"preparing {files[0].name}", total=3)
@@ -136,155 +221,3 @@ def _checked_header(file: Path) -> GGUFHeader:
             f"...-00001-of-{header.splits:05}.gguf"
         )
     return header
-
-
-def _set_from_all_files(config: Any, headers: list[GGUFHeader]) -> None:
-    """Set what transformers leaves at a default, or derives from what it has not read."""
-    names = {tensor.name for header in headers for tensor in header.tensors}
-    if "output.weight" in names:
-        config.tie_word_embeddings = False
-    metadata = headers[0].metadata
-    prefix = headers[0].architecture
-    for key, name in _SIZES.items():
-        value = metadata.get(f"{prefix}.{key}")
-        if isinstance(value, int) and hasattr(config, name):
-            setattr(config, name, value)
-    size = metadata.get(f"{prefix}.vocab_size")
-    size = metadata.get("tokenizer.ggml.tokens") if size is None else size
-    if isinstance(size, int):
-        config.vocab_size = size
-
-
-def _with_experts(config: Any, header: GGUFHeader) -> Any:
-    """Return a mixtral's configuration, whose files llama.cpp takes for a llama's with experts."""
-    count = header.metadata.get("llama.expert_count")
-    used = header.metadata.get("llama.expert_used_count")
-    if header.architecture != "llama" or not count or not used:
-        return config
-    from transformers import MixtralConfig
-
-    kept = {key: value for key, value in config.to_dict().items() if key in _OF_MIXTRAL}
-    return MixtralConfig(**kept, num_local_experts=count, num_experts_per_tok=used)
-
-
-def _set_of_gpt_oss(config: Any, header: GGUFHeader) -> None:
-    """Set what transformers (5.24) fails to read of gpt-oss: its window, and whether and by what
-    its rotary embedding is scaled."""
-    if header.architecture != "gpt-oss":
-        return
-    window = header.metadata.get("gpt-oss.attention.sliding_window")
-    config.sliding_window = window or config.sliding_window
-    if f"{_UNREADABLE}factor" not in header.metadata:  # the class's default would scale them
-        config.rope_parameters = {**config.rope_parameters, "rope_type": "default"}
-    names = {"factor": "factor", "original_context_length": "original_max_position_embeddings"}
-    for key, name in names.items():
-        value = header.metadata.get(f"{_UNREADABLE}{key}")
-        if value is not None:
-            config.rope_parameters[name] = value
-    theta = header.metadata.get("gpt-oss.rope.freq_base")
-    if theta is not None:
-        config.rope_parameters["rope_theta"] = theta
-
-
-def _set_rope_factors(config: Any, files: list[Path], headers: list[GGUFHeader]) -> None:
-    """Set the factors by which a rotary embedding's frequencies are divided, as in Llama 3.1.
-
-    llama.cpp keeps them in a tensor, which transformers does not read (5.24). Of transformers'
-    kinds of scaling, longrope has a factor for each frequency.
-    """
-    found = [
-        (file, tensor)
-        for file, header in zip(files, headers, strict=True)
-        for tensor in header.tensors
-        if tensor.name == "rope_freqs.weight" and tensor.type == "f32"
-    ]
-    parameters = getattr(config, "rope_parameters", None)
-    if not found or not isinstance(parameters, dict):
-        return
-    file, tensor = found[0]
-    count = math.prod(tensor.shape)
-    with file.open("rb") as stream:
-        stream.seek(tensor.offset)
-        factors = list(struct.unpack(f"<{count}f", stream.read(4 * count)))
-    if parameters.get("rope_type", "default") == "default" and set(factors) != {1.0}:
-        config.rope_parameters = {
-            **parameters,
-            "rope_type": "longrope",
-            "short_factor": factors,
-            "long_factor": factors,
-            "attention_factor": 1.0,
-            "original_max_position_embeddings": config.max_position_embeddings,
-        }
-
-
-@contextmanager
-def _checkpoints_read_once(file: Path, header: GGUFHeader) -> Iterator[None]:
-    """Have transformers read a file's configuration once, from a copy without its vocabulary.
-
-    With the vocabulary that takes 8 s for 150,000 tokens, twice.
-    """
-    from transformers import modeling_gguf_pytorch_utils
-
-    tables: Any = modeling_gguf_pytorch_utils
-    original = tables.load_gguf_checkpoint
-    with TemporaryDirectory() as folder:
-        lean = Path(folder) / file.name
-        _write_lean(file, header, lean)
-        config = original(str(lean), return_tensors=False)["config"]
-
-    def load(path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        if not any(key.startswith(_UNREADABLE) for key in header.entries):
-            return _Checkpoint(config, lambda: original(path, *args, **kwargs))
-        return _Checkpoint(config, lambda: _read_lean(file, header, original))
-
-    tables.load_gguf_checkpoint = load
-    try:
-        yield
-    finally:
-        tables.load_gguf_checkpoint = original
-
-
-class _Checkpoint(dict[str, Any]):
-    """What transformers reads of a file: the configuration at once, the rest if it is needed."""
-
-    def __init__(self, config: dict[str, Any], load: Any) -> None:
-        super().__init__(config=config)
-        self._load = load
-
-    def __missing__(self, key: str) -> Any:
-        return self._load()[key]
-
-
-def _read_lean(file: Path, header: GGUFHeader, load: Any) -> Any:
-    """Let transformers read a copy of a file without its tensors."""
-    with TemporaryDirectory() as folder:
-        lean = Path(folder) / file.name
-        _write_lean(file, header, lean, dropped=set())
-        return load(str(lean), return_tensors=False)
-
-
-def _write_lean(
-    file: Path, header: GGUFHeader, target: Path, dropped: Collection[str] = _VOCABULARY
-) -> None:
-    """Write a GGUF file with the same names and metadata, but no vocabulary and empty tensors."""
-    kept = [key for key in header.entries if key not in dropped]
-    kept = [key for key in kept if not key.startswith(_UNREADABLE)]
-    size_key = f"{header.architecture}.vocab_size"
-    tokens = header.metadata.get("tokenizer.ggml.tokens")
-    adds_size = size_key not in header.metadata and isinstance(tokens, int)
-    with file.open("rb") as stream, target.open("wb") as lean:
-        counts = (3, len(header.tensors), len(kept) + adds_size)
-        lean.write(b"GGUF" + struct.pack("<IQQ", *counts))
-        for key in kept:
-            stream.seek(header.entries[key].start)
-            lean.write(stream.read(header.entries[key].stop - header.entries[key].start))
-        if adds_size:
-            lean.write(_string(size_key) + struct.pack("<II", _U32, tokens))
-        for tensor in header.tensors:
-            lean.write(_string(tensor.name) + struct.pack("<IQIQ", 1, 0, _F32, 0))
-        lean.write(bytes(2 * _ALIGNMENT))
-
-
-def _string(text: str) -> bytes:
-    data = text.encode()
-    return struct.pack("<Q", len(data)) + data

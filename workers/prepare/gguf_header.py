@@ -16,6 +16,7 @@ SCALARS = dict(zip([*range(8), 10, 11, 12], "BbHhIif?Qqd", strict=True))
 VERSIONS = (2, 3)
 MAX_STRING_BYTES = 64 * 1024 * 1024
 MAX_DIMENSIONS = 8
+MAX_KEPT = 4096  # numbers of an array that is kept, such as one for each layer
 
 
 class GGUFError(ValueError):
@@ -41,7 +42,8 @@ class GGUFHeader:
     """The facts of a GGUF file that its preparation needs.
 
     architecture: llama.cpp's name.
-    metadata: single values; of an array its length.
+    metadata: single values; arrays of few numbers, outside of the tokenizer, as tuples; of others
+        their length.
     entries: where each value, with its key, lies in the file.
     splits: the number of files that the model is split into (0 or 1: it is not split).
     size_bytes: the least size of a file that holds all of its tensors.
@@ -86,7 +88,8 @@ class _Reader:
         for _ in range(num_entries):
             start = self._stream.tell()
             key = self._string()
-            metadata[key] = self._value(self._number("I"))
+            keeps = not key.startswith("tokenizer.")
+            metadata[key] = self._value(self._number("I"), keeps)
             entries[key] = slice(start, self._stream.tell())
         infos, data_bytes = self._tensors(count)
         alignment = metadata.get("general.alignment") or 32
@@ -142,21 +145,24 @@ class _Reader:
             raise GGUFError("is cut short or damaged")
         return value
 
-    def _value(self, kind: int) -> Any:
-        """Read a metadata value; the length of an array, which is skipped."""
+    def _value(self, kind: int, keeps: bool) -> Any:
+        """Read a metadata value. keeps: whether those of short arrays, too, else their length."""
         if kind == STRING:
             return self._bytes().decode("utf-8", errors="replace")
         if kind == ARRAY:
-            return self._skip_array()
+            return self._array(keeps)
         if kind not in SCALARS:
             raise GGUFError(f"has metadata of the unknown type {kind}")
         form = "<" + SCALARS[kind]
         return struct.unpack(form, self._stream.read(struct.calcsize(form)))[0]
 
-    def _skip_array(self) -> int:
+    def _array(self, keeps: bool) -> int | tuple[Any, ...]:
         kind, count = self._number("I"), self._number("Q")
         if kind in SCALARS:
-            self._stream.seek(count * struct.calcsize("<" + SCALARS[kind]), 1)
+            size = struct.calcsize("<" + SCALARS[kind])
+            if keeps and count <= MAX_KEPT:
+                return struct.unpack(f"<{count}{SCALARS[kind]}", self._stream.read(count * size))
+            self._stream.seek(count * size, 1)
         elif kind == STRING:
             for _ in range(count):
                 self._bytes()

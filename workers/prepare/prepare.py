@@ -64,8 +64,9 @@ def main(arguments: list[str] | None = None) -> int:
         if options.what == "gguf":
             write_gguf_folder(options.source, options.output)
             facts = options.output / FACTS
-            facts.mkdir()
-            write_facts(options.output, facts, name=options.source.name)
+            if not facts.is_dir():
+                facts.mkdir()
+                write_facts(options.output, facts, name=options.source.name)
         elif options.what == "pickle":
             convert_pickles(options.source, options.output)
         else:

@@ -37,5 +37,12 @@ class Stages:
         elif self._bar.disable:
             print(line, file=sys.stderr)
 
+    def note(self, line: str) -> None:
+        """Show a line beside the progress."""
+        if writes_json():
+            log.warning("%s: %s", self._title, line)
+        else:
+            self._bar.write(f"{self._title}: {line}", file=sys.stderr)
+
     def close(self) -> None:
         self._bar.close()

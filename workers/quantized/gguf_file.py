@@ -5,10 +5,11 @@ changed when the file was made is undone here: rows are reordered, which leaves 
 are, and the rest is expanded.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +18,11 @@ from headrace.protocol.common.gguf_reference import GGUFFilesError, check_files,
 from headrace.workers.quantized.converted_rows import Bytes
 from headrace.workers.quantized.expanded_weights import ExpandedWeights
 from headrace.workers.quantized.formats import BLOCK_FORMATS, FLOAT_FORMATS
+from headrace.workers.quantized.row_orders import positions_in_file
 from headrace.workers.quantized.stack import QuantizedStack, stack_matrices
 from headrace.workers.quantized.tensor import QuantizedTensor, row_bytes
+
+_LATENT = ("latent_keys", "latent_values")
 
 Weight = QuantizedTensor | QuantizedStack | torch.Tensor
 
@@ -28,11 +32,15 @@ class TensorPlace:
     """Where a tensor of a model lies, and what is to be undone.
 
     name: in the model. type, shape, offset: of the tensor in the file of that number.
-    heads: of rows that llama.cpp reordered for its rotary embedding, by head.
+    rows, columns: the orders in which llama.cpp has them (see row_orders).
     added: what must be added to each number. transposed: whether the model has it transposed.
+    log_negated: whether the model has logarithms of the negated numbers.
+    view: the model's shape, of a tensor that it needs as plain numbers.
+    position: among the tensors that are joined by rows.
     interleaved: whether those halves take turns in the model's tensor.
     part: of experts: "gate" or "up", the first or second half of each expert's rows in the model's
-        tensor, or "down".
+        tensor, or "down"; of DeepSeek's attention: "latent_keys" or "latent_values".
+    value: the number itself, if it lies in the file's metadata.
     """
 
     name: str
@@ -40,17 +48,21 @@ class TensorPlace:
     shape: tuple[int, ...]
     file: int
     offset: int
-    heads: int | None = None
+    rows: Sequence[Any] | None = None
+    columns: Sequence[Any] | None = None
     added: float = 0.0
     transposed: bool = False
+    log_negated: bool = False
+    view: Sequence[int] | None = None
+    position: int = 0
     interleaved: bool = False
     part: str | None = None
+    value: float | None = None
 
 
 class GGUFWeights:
     """The tensors of a prepared folder by the model's names.
 
-    is_known: whether their places are known; if not, transformers must read the files.
     paths: of the files.
 
     Raises OSError if a file cannot be read, GGUFFilesError if they are not those that were
@@ -64,9 +76,8 @@ class GGUFWeights:
         stamps, entries = reference
         check_files(stamps)
         self.paths = [Path(stamp.path) for stamp in stamps]
-        self.is_known = entries is not None
         self._places: dict[str, list[TensorPlace]] = {}
-        for entry in entries or []:
+        for entry in entries:
             place = TensorPlace(**entry)
             self._places.setdefault(place.name, []).append(place)
         self._files: list[Bytes] = [np.memmap(path, np.uint8, "r") for path in self.paths]
@@ -86,29 +97,88 @@ class GGUFWeights:
 
         dtype: of other tensors.
         """
-        places = self._places[name]
+        places = sorted(self._places[name], key=lambda place: place.position)
         place = places[0]
+        if place.value is not None:
+            return torch.full(tuple(place.view or ()), place.value, dtype=dtype)
+        if place.part in _LATENT:
+            return self._latent(places).to(dtype)
         if place.part is not None:
-            stack = self._stack(places)
-            if stack is not None:
-                return stack
-            self._count(places, "of experts, in several formats or such as no kernel reads,")
-            if place.interleaved:
-                return self._turned_experts(places, dtype)
-            if place.part != "down":
-                return self._experts(places, dtype)
-        packed = self._packed(place)
-        if packed is None:
-            if place.part is None:
+            return self._read_experts(places, dtype)
+        packed = self._joined(places)
+        is_plain = place.view is not None or len(place.shape) < 2
+        if packed is None or is_plain or place.transposed or place.added:
+            if not is_plain or packed is None:
                 self._count(places, f"in {place.type}")
-            return self._expanded(place).to(dtype)
-        if place.heads is not None:
-            packed = packed.take(_by_halves(place.shape[0], place.heads))
-        if len(place.shape) != 2 or place.added or place.transposed:
-            if place.transposed:
-                self._count(places, f"in {place.type}, which the model has transposed,")
-            return self._changed(place, packed).to(dtype)
+            return self._plain(places, packed).to(dtype)
         return packed
+
+    def _read_experts(self, places: list[TensorPlace], dtype: torch.dtype) -> Weight:
+        stack = self._stack(places)
+        if stack is not None:
+            return stack
+        self._count(places, "of experts, in several formats or such as no kernel reads,")
+        if places[0].interleaved or places[0].transposed:
+            return self._turned_experts(places, dtype)
+        if places[0].part != "down":
+            return self._experts(places, dtype)
+        values = [each.to(dtype) for each in self._matrices(places[0], dtype)]
+        return torch.stack(values)
+
+    def _joined(self, places: list[TensorPlace]) -> QuantizedTensor | None:
+        """Return matrices as one, in the model's order; None if their format is not known, or
+        they have several."""
+        found = [self._packed(place) for place in places]
+        packed = [each for each in found if each is not None]
+        if len(packed) < len(places) or len({(each.format, each.shape[1]) for each in packed}) > 1:
+            return None
+        whole = packed[0]
+        if len(packed) > 1:
+            data = np.concatenate([np.asarray(each.data) for each in packed])
+            whole = QuantizedTensor(whole.format, (len(data), whole.shape[1]), data)
+        rows, columns = places[0].rows, places[0].columns
+        if rows is not None and len(places[0].shape) > 1:
+            whole = whole.take(positions_in_file(rows, whole.shape[0]))
+        if columns is None:
+            return whole
+        if whole.is_float:
+            return None
+        inputs = np.argsort(positions_in_file(columns, whole.shape[1])).astype(np.int32)
+        return QuantizedTensor(whole.format, whole.shape, whole.data, inputs)
+
+    def _plain(self, places: list[TensorPlace], packed: QuantizedTensor | None) -> torch.Tensor:
+        """Return the numbers as the model has them, float32."""
+        place = places[0]
+        if packed is None:
+            values = torch.cat([self._expanded(each) for each in places])
+            if place.rows is not None and values.ndim > 1:
+                values = values[torch.from_numpy(positions_in_file(place.rows, len(values)))]
+            if place.columns is not None:
+                order = positions_in_file(place.columns, values.shape[1])
+                values = values[:, torch.from_numpy(order)]
+        else:
+            rows = sum(each.shape[0] for each in places)
+            values = packed.dequantize().view(rows, *place.shape[1:])
+        if place.rows is not None and values.ndim == 1:
+            values = values[torch.from_numpy(positions_in_file(place.rows, len(values)))]
+        values = values + place.added
+        if place.log_negated:
+            values = torch.log(-values)
+        values = values.t().contiguous() if place.transposed else values
+        return values if place.view is None else values.reshape(tuple(place.view))
+
+    def _latent(self, places: list[TensorPlace]) -> torch.Tensor:
+        """Return the projection of a small vector to each head's keys and values.
+
+        llama.cpp has it apart: keys [heads, small, keys], and values [heads, values, small].
+        """
+        keys, values = (self._values(place) for place in sorted(places, key=lambda p: p.part or ""))
+        return torch.cat([keys.transpose(1, 2), values], 1).flatten(0, 1).contiguous()
+
+    def _values(self, place: TensorPlace) -> torch.Tensor:
+        """Return a tensor's numbers as the file has them, float32."""
+        packed = self._packed(place)
+        return self._expanded(place) if packed is None else packed.dequantize().view(place.shape)
 
     def _count(self, places: list[TensorPlace], kind: str) -> None:
         """Note that matrices in blocks are expanded."""
@@ -133,10 +203,6 @@ class GGUFWeights:
         data = self._bytes(place)[: shape[0] * size].reshape(shape[0], size)
         return QuantizedTensor(place.type, shape, data)
 
-    def _changed(self, place: TensorPlace, packed: QuantizedTensor) -> torch.Tensor:
-        values = packed.dequantize().view(place.shape) + place.added
-        return values.t().contiguous() if place.transposed else values
-
     def _expanded(self, place: TensorPlace) -> torch.Tensor:
         """Return a tensor in a format that only the gguf package reads, float32."""
         from gguf import GGMLQuantizationType
@@ -145,10 +211,7 @@ class GGUFWeights:
         kind = GGMLQuantizationType[place.type.upper()]
         shape = quant_shape_to_byte_shape(place.shape, kind)
         data = self._bytes(place)[: prod(shape)].reshape(shape)
-        values = torch.from_numpy(dequantize(data, kind)) + place.added
-        if place.heads is not None:
-            values = values[torch.from_numpy(_by_halves(place.shape[0], place.heads))]
-        return values.t().contiguous() if place.transposed else values
+        return torch.from_numpy(dequantize(data, kind)).view(place.shape)
 
     def _stack(self, places: list[TensorPlace]) -> QuantizedStack | None:
         """Return experts' matrices in blocks; None if they are not, or in several formats."""
@@ -173,13 +236,13 @@ class GGUFWeights:
         return joined
 
     def _turned_experts(self, places: list[TensorPlace], dtype: torch.dtype) -> torch.Tensor:
-        """Return experts' numbers, or biases, expanded; gates and partners take turns."""
+        """Return experts' numbers, or biases, expanded; transposed, and gates and partners may
+        take turns."""
         parts = []
         for place in sorted(places, key=lambda place: place.part == "up"):
-            packed = self._packed(place)
-            values = self._expanded(place) if packed is None else packed.dequantize()
-            parts.append(values.view(place.shape).to(dtype))
-        whole = torch.stack(parts, 2).flatten(1, 2)
+            parts.append(self._values(place).to(dtype))
+        is_interleaved = places[0].interleaved
+        whole = torch.stack(parts, 2).flatten(1, 2) if is_interleaved else torch.cat(parts, 1)
         return whole.transpose(1, 2).contiguous() if whole.ndim == 3 else whole
 
     def _matrices(self, place: TensorPlace, dtype: torch.dtype) -> Iterator[torch.Tensor]:
@@ -190,9 +253,3 @@ class GGUFWeights:
             return
         for first in range(0, packed.shape[0], outputs):
             yield packed.dequantize(first, outputs, dtype)
-
-
-def _by_halves(rows: int, heads: int) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
-    """Return the order that undoes llama.cpp's: of each head, the even rows, then the odd ones."""
-    order = np.arange(rows, dtype=np.int64).reshape(heads, rows // heads // 2, 2)
-    return np.ascontiguousarray(order.swapaxes(1, 2).reshape(rows))

@@ -53,7 +53,8 @@ def flatten(chunks: Items[Chunk]) -> FlatBatch:
         if chunk.samples:
             wanted += range(first + chunk.end - chunk.start - 1, first + chunk.count)
         known = len(chunk.sequence.token_ids) + len(chunk.drafts)
-        spans.append(Span(first, chunk.count, chunk.start, chunk.sequence.blocks, known))
+        blocks = chunk.sequence.blocks
+        spans.append(Span(first, chunk.count, chunk.start, blocks, known, chunk.state))
     num_decodes = sum(chunk.count == 1 for chunk in chunks)
     batch = AttentionBatch(spans[:num_decodes], spans[num_decodes:])
     return FlatBatch(order, token_ids, positions, wanted, batch)

@@ -10,6 +10,7 @@ from headrace.protocol.to_worker import Generate
 from headrace.workers.sequence.bad_words import BadWords
 from headrace.workers.sequence.block_hashes import block_hash, root_hash
 from headrace.workers.sequence.grammar_state import GrammarState
+from headrace.workers.sequence.held_state import HeldState
 from headrace.workers.sequence.mask import Mask
 from headrace.workers.sequence.prompt_lookup import PromptLookup
 from headrace.workers.sequence.queued_request import Owner as Owner
@@ -51,6 +52,7 @@ class Sequence(QueuedRequest):
         are wanted.
     no_speech_prob, token_starts: as in to_frontend.Admission, once known.
     has_slot: whether the runner has a slot for its window.
+    state: where its recurrent layers' state is; None: it does not run, or the model has none.
     is_long: whether it has the rotary frequencies of long sequences (see Runner.switch_length).
     """
 
@@ -78,6 +80,7 @@ class Sequence(QueuedRequest):
     no_speech_prob: float | None = None
     token_starts: tuple[float, ...] = ()
     has_slot: bool = False
+    state: HeldState | None = None
     is_long: bool = False
 
     @classmethod

@@ -11,6 +11,7 @@ from headrace.workers.attention.cache_dtype import CacheDtype
 from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.attention.varlen import VarlenBackend
 from headrace.workers.engine.runner import PENDING_TOKEN
+from headrace.workers.recurrent.probe import StateShapes
 from headrace.workers.sampling.batch import FlatBatch, flatten
 from headrace.workers.sequence.sequence import Chunk, ChunkResult
 from headrace.workers.sequence.sequence import Sequence as EngineSequence
@@ -44,6 +45,8 @@ class DeviceRunner(ModelRunner):
         make_backend: BackendFactory,
         cache_dtype: CacheDtype | None = None,
         slots: "AdapterSlots | None" = None,
+        state_shapes: StateShapes | None = None,
+        num_state_slots: int = 0,
     ) -> None:
         super().__init__(
             model,
@@ -54,6 +57,8 @@ class DeviceRunner(ModelRunner):
             make_backend=make_backend,
             cache_dtype=cache_dtype,
             slots=slots,
+            state_shapes=state_shapes,
+            num_state_slots=num_state_slots,
         )
         self._graphs: DecodeGraphs | None = None
         self._captured: tuple[Sequence[Bucket], CaptureFunction] | None = None
@@ -95,13 +100,10 @@ class DeviceRunner(ModelRunner):
         rows = flatten(chunks)
         logits = self._replay(chunks, rows)
         if logits is None:
-            if self._backend is None:
-                raise RuntimeError("the cache has been released")
-            self._backend.prepare(rows.batch)
             inputs = upload([rows.token_ids, rows.positions], torch.long, self._device)
             self._fill_pending_tokens(inputs[0], chunks, rows)
             wanted = upload(rows.wanted, torch.long, self._device)
-            with self._with_adapters(chunks, rows):
+            with self._prepared(rows.batch), self._with_adapters(chunks, rows):
                 logits = self.logits(inputs[0], inputs[1], wanted)
         pending = PendingResults(chunks, rows.order, logits)
         self._sampled_tokens, self._rows_by_sequence = pending.token_ids, pending.rows_by_sequence()

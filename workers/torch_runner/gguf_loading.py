@@ -31,8 +31,6 @@ def load_gguf_model(
         weights = GGUFWeights(folder)
     except (OSError, GGUFFilesError) as error:
         raise ModelUnsupported(str(error)) from error
-    if not weights.is_known:
-        return _load_whole(folder, weights.paths[0], model_class, dtype)
     try:
         config = model_class.config_class.from_pretrained(folder, local_files_only=True)
         model = blank_model(model_class, config, dtype, **options)
@@ -47,28 +45,3 @@ def load_gguf_model(
     for line in weights.notes(dtype):
         log(line)
     return model
-
-
-def _load_whole(folder: Path, file: Path, model_class: Any, dtype: torch.dtype) -> PreTrainedModel:
-    """Load a model whose file only transformers can read, with expanded weights."""
-    from transformers import GgufConfig
-
-    try:
-        model, report = model_class.from_pretrained(
-            file.parent,
-            gguf_file=file.name,
-            config=model_class.config_class.from_pretrained(folder, local_files_only=True),
-            quantization_config=GgufConfig(dequantize=True),
-            dtype=dtype,
-            attn_implementation="eager",
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        first_line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelUnsupported(f"{file} cannot be loaded: {first_line}") from error
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise ModelUnsupported(f"{file} lacks {len(missing)} weights, among them {missing[0]}")
-    loaded: PreTrainedModel = model
-    return loaded

@@ -10,6 +10,7 @@ from headrace.protocol.common.context_length import switch_length
 from headrace.workers.attention.cache_dtype import CacheDtype
 from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.engine.runner import Runner
+from headrace.workers.recurrent.probe import StateShapes
 from headrace.workers.torch_runner.choose_backend import BackendChoice
 from headrace.workers.torch_runner.cuda_graphs import CudaGraphCapture
 from headrace.workers.torch_runner.decode_graphs import choose_buckets
@@ -32,12 +33,15 @@ def make_torch_runner(
     speculates: bool = False,
     cache_dtype: CacheDtype | None = None,
     slots: "AdapterSlots | None" = None,
+    state_shapes: StateShapes | None = None,
+    num_state_slots: int = 0,
 ) -> ModelRunner:
     """Make a runner on torch's operations with an empty cache of num_blocks blocks.
 
     slots: for LoRA adapters; None: the model has none.
     speculates: chunks may hold drafts, for which steps cannot overlap.
     cache_dtype: of the cache; None: the model's.
+    state_shapes: of the recurrent layers' states, for which num_state_slots are made.
     """
     config = model.config.get_text_config(decoder=True).to_dict()
     # Overlapping steps and captured graphs do not know which rows' frequencies have switched.
@@ -52,6 +56,8 @@ def make_torch_runner(
         make_backend=choice.make,
         cache_dtype=cache_dtype,
         slots=slots,
+        state_shapes=state_shapes,
+        num_state_slots=num_state_slots,
     )
 
 
@@ -66,6 +72,9 @@ def capture_graphs(
 ) -> None:
     """Capture the decodes of a runner on a GPU as CUDA graphs, if its attention supports that."""
     if not isinstance(runner, DeviceRunner) or not choice.graphs:
+        return
+    if runner.num_state_slots:
+        log("running decodes without CUDA graphs: the model has recurrent layers")
         return
     step_tokens = max_num_batched_tokens or runner.default_step_tokens
     gpu = torch.cuda.get_device_properties(torch.cuda.current_device())

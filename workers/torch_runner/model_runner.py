@@ -1,7 +1,7 @@
 """Run a transformers model on a step's chunks, flattened to one row of tokens each step."""
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,9 @@ from headrace.workers.attention.sdpa import SdpaBackend
 from headrace.workers.engine.runner import StepwiseRunner
 from headrace.workers.lora.adapter_files import LinearShape
 from headrace.workers.lora.store import AdapterStore
+from headrace.workers.recurrent.probe import StateShapes, state_bytes
+from headrace.workers.recurrent.slots import StateTensors, StepStates
+from headrace.workers.recurrent.split import CACHE
 from headrace.workers.sampling.batch import FlatBatch, compute_results, flatten
 from headrace.workers.sequence.engine_adapters import EngineAdapters
 from headrace.workers.sequence.sequence import Chunk, ChunkResult
@@ -37,6 +40,7 @@ class ModelRunner(StepwiseRunner):
 
     cache_dtype: of the cache that make_backend makes; None: the model's.
     slots: for LoRA adapters; None: the model has none.
+    state_shapes: of its recurrent layers' states; None or empty: it has none.
     """
 
     def __init__(
@@ -50,6 +54,8 @@ class ModelRunner(StepwiseRunner):
         make_backend: BackendFactory = SdpaBackend,
         cache_dtype: CacheDtype | None = None,
         slots: "AdapterSlots | None" = None,
+        state_shapes: StateShapes | None = None,
+        num_state_slots: int = 0,
     ) -> None:
         self.vocab_size: int = vocab_rows(model)
         self.max_model_len = max_model_len
@@ -65,6 +71,9 @@ class ModelRunner(StepwiseRunner):
         self._hook, self._make_backend = hook, make_backend
         self._cache_dtype = cache_dtype or choose_cache_dtype("auto", model.dtype)
         self._slots = slots
+        self._state_shapes = state_shapes or {}
+        self.num_state_slots = num_state_slots if state_shapes else 0
+        self._states: StepStates | None = None
         self._is_offloaded = False
         self._backend: AttentionBackend | None = None
         self._make_cache()
@@ -76,15 +85,18 @@ class ModelRunner(StepwiseRunner):
 
     @property
     def cache_bytes(self) -> int:
-        tokens = 0 if self._backend is None else self.num_blocks * self.block_size
-        return tokens * token_bytes(self._hook.layers, self._cache_dtype)
+        if self._backend is None:
+            return 0
+        tokens = self.num_blocks * self.block_size
+        states = self.num_state_slots * state_bytes(self._state_shapes)
+        return tokens * token_bytes(self._hook.layers, self._cache_dtype) + states
 
     @property
     def cache_dtype(self) -> str:
         return self._cache_dtype
 
     def release_cache(self) -> None:
-        self._backend = self._hook.backend = None
+        self._backend = self._hook.backend = self._states = None
         if self._slots is not None:
             self._slots.clear()
 
@@ -97,6 +109,10 @@ class ModelRunner(StepwiseRunner):
             self._backend = self._hook.backend = self._make_backend(
                 layers, self.num_blocks, self.block_size, model.dtype, self._device
             )
+            if self._state_shapes:
+                self._states = StepStates(
+                    StateTensors(self._state_shapes, self.num_state_slots, self._device)
+                )
 
     def offload_weights(self) -> None:
         if self._device.type == "cpu" or self._is_offloaded:
@@ -149,14 +165,24 @@ class ModelRunner(StepwiseRunner):
         logit_rows: Sequence[int],
         batch: AttentionBatch,
     ) -> torch.Tensor:
-        """Compute logits [logit rows, vocabulary] of a flattened batch and cache its K/V."""
+        """Compute logits [logit rows, vocabulary] of a batch, and cache its K/V and states."""
+        inputs = upload([token_ids, positions], torch.long, self._device)
+        with self._prepared(batch):
+            return self.logits(inputs[0], inputs[1], upload(logit_rows, torch.long, self._device))
+
+    @contextmanager
+    def _prepared(self, batch: AttentionBatch) -> Iterator[None]:
+        """Prepare a step that runs within the context; snapshots of states are taken after it."""
         if self._backend is None:
             raise RuntimeError("the cache has been released")
         self._backend.prepare(batch)
         rows = None if self.switch_length is None else long_rows(batch, self.switch_length)
         self._hook.long_rows = None if rows is None else upload(rows, torch.bool, self._device)
-        inputs = upload([token_ids, positions], torch.long, self._device)
-        return self.logits(inputs[0], inputs[1], upload(logit_rows, torch.long, self._device))
+        if self._states is not None:
+            self._states.begin(batch)
+        yield
+        if self._states is not None:
+            self._states.end()
 
     def logits(
         self, token_ids: torch.Tensor, positions: torch.Tensor, logit_rows: torch.Tensor | int
@@ -165,11 +191,14 @@ class ModelRunner(StepwiseRunner):
 
         logit_rows: the rows whose logits are needed; 0: all.
         """
+        options = self._pass_options.of(positions.unsqueeze(0))
+        if self._states is not None:
+            options[CACHE] = self._states
         output = self._model(
             input_ids=token_ids.unsqueeze(0),
             position_ids=positions.unsqueeze(0),
             logits_to_keep=logit_rows,
-            **self._pass_options.of(positions.unsqueeze(0)),
+            **options,
         )
         logits: torch.Tensor = output.logits[0, :, : self.vocab_size]
         return logits

@@ -22,8 +22,10 @@ from headrace.workers.attention.older_models import reference_attention
 from headrace.workers.attention.refusals import failures_in_one_line
 from headrace.workers.attention.sparse import ties_by_position
 from headrace.workers.errors import ModelUnsupported
+from headrace.workers.recurrent.probe import keeps_states
 from headrace.workers.sampling.batch import flatten
 from headrace.workers.sequence.sequence import Chunk, Sequence
+from headrace.workers.sequence.state_use import StateUse
 from headrace.workers.torch_runner.check_lengths import (
     BEYOND,
     crossings,
@@ -38,6 +40,7 @@ _CHECKED = 20  # a number of tokens that these lengths cross
 # the short ones took; else on a few layers, and with fewer tokens than this.
 _WHOLE_SECONDS = 0.5
 _MOST_TOKENS = 640
+CHECKED_STATE_SLOTS = 4  # see _state_uses
 _EXACT_TOLERANCE = 2e-3
 _ROUNDED_TOLERANCE = 0.15
 _QUANTIZED_TOLERANCE = 0.5  # 8 bits for weights and rows cost 0.2; another architecture 1 and more
@@ -120,6 +123,8 @@ def _check_few_layers(
     hook: AttentionHook,
 ) -> None:
     """Check torch's operations on a few layers. seconds: that the whole model takes for a token."""
+    if keeps_states(model):  # its layers are split for the states of all of them
+        return
     with few_layers(model) as share:
         affordable = [
             n
@@ -232,11 +237,24 @@ def _steps(first: Sequence, second: Sequence) -> list[list[Chunk]]:
     ]
     return [
         [
-            Chunk(sequence, start, end - start, True)
-            for sequence, start, end in step
+            Chunk(sequence, start, end - start, True, state=state)
+            for (sequence, start, end), state in zip(step, states, strict=True)
             if end > start >= 0
         ]
-        for step in steps
+        for step, states in zip(steps, _state_uses(), strict=True)
+    ]
+
+
+def _state_uses() -> list[tuple[StateUse, StateUse]]:
+    """Return what the chunks of the three steps do with recurrent states, if there are any.
+
+    The second sequence continues from a snapshot, in another slot than it began in.
+    """
+    first, second = StateUse(0), StateUse(3)
+    return [
+        (first, StateUse(1, saved_to=2)),
+        (StateUse(3, restored_from=2), first),
+        (first, second),
     ]
 
 

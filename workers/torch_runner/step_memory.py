@@ -10,8 +10,12 @@ from headrace.workers.attention.backend import BackendFactory
 from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.attention.sdpa import SdpaBackend
 from headrace.workers.engine.scheduler import MAX_PROMPT_LOGPROBS
+from headrace.workers.recurrent.probe import StateShapes
 from headrace.workers.sequence.sequence import Chunk, Sequence
+from headrace.workers.sequence.state_use import StateUse
 from headrace.workers.torch_runner.model_runner import ModelRunner
+
+_STATE = StateUse(0)  # of all sequences: only sizes matter here
 
 
 def measure_step_bytes(
@@ -20,6 +24,7 @@ def measure_step_bytes(
     config: EngineConfig,
     max_model_len: int,
     make_backend: BackendFactory = SdpaBackend,
+    state_shapes: StateShapes | None = None,
 ) -> int:
     """Return the peak memory in bytes that a step allocates on the model's GPU, without the cache.
 
@@ -32,12 +37,14 @@ def measure_step_bytes(
         num_blocks=1,
         block_size=config.block_size,
         make_backend=make_backend,
+        state_shapes=state_shapes,
+        num_state_slots=1,
     )
     step_tokens = config.max_num_batched_tokens or runner.default_step_tokens
     before = torch.cuda.memory_allocated(model.device)
     torch.cuda.reset_peak_memory_stats(model.device)
     runner.run(largest_prefill(step_tokens, max_model_len, config.block_size))
-    speculation = config.speculative_config
+    speculation = None if state_shapes else config.speculative_config
     rows_per_sequence = 1 + (speculation.num_speculative_tokens if speculation else 0)
     runner.run(largest_sampling(min(config.max_num_seqs * rows_per_sequence, step_tokens)))
     peak = torch.cuda.max_memory_allocated(model.device) - before
@@ -53,14 +60,15 @@ def largest_prefill(step_tokens: int, max_model_len: int, block_size: int) -> li
         start = max_model_len - count
         logprobs = 0 if chunks else min(MAX_PROMPT_LOGPROBS, count - 1)
         sequence = _sequence(max_model_len, -(-max_model_len // block_size))
-        chunks.append(Chunk(sequence, start, count, True, range(start, start + logprobs)))
+        logprob_positions = range(start, start + logprobs)
+        chunks.append(Chunk(sequence, start, count, True, logprob_positions, state=_STATE))
         step_tokens -= count
     return chunks
 
 
 def largest_sampling(num_rows: int) -> list[Chunk]:
     """Return this number of decodes, each sampled from the whole distribution."""
-    return [Chunk(_sequence(1, 1), 0, 1, True) for _ in range(num_rows)]
+    return [Chunk(_sequence(2, 2), 1, 1, True, state=_STATE) for _ in range(num_rows)]
 
 
 def _sequence(length: int, num_blocks: int) -> Sequence:

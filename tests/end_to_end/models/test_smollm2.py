@@ -18,9 +18,9 @@ from openai import AsyncOpenAI, OpenAI
 from openai.types.chat.chat_completion import Choice
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from headrace.launcher.models.prepare_model import PreparedModel
+from headrace.launcher.models.prepare_model import PreparedModel, PrepareOptions, prepare_model
 from tests.contract import replay
-from tests.end_to_end.models.reference_model import load_reference
+from tests.end_to_end.models.reference_model import find_default_file, load_reference
 from tests.end_to_end.servers import Server
 from tests.frontend.text.tokenizers_for_tests import byte_level as byte_level_tokenizer
 from tests.workers.tiny_models import save_model
@@ -131,6 +131,16 @@ def test_sampling_with_a_seed_is_the_same_on_any_worker_and_in_any_batch(server:
     texts = {*together[:6], ask(7), ask(7)}
     assert len(texts) == 1
     assert not texts & {*together[6:]}
+
+
+def test_the_default_model_is_sampled_as_its_authors_say(
+    prepared: PreparedModel, tmp_path: Path
+) -> None:
+    authors = {"temperature": 0.2, "top_p": 0.9}
+    assert prepared.info.generation_defaults == authors
+    by_path = PrepareOptions(tmp_path, override_generation_config={"top_p": 0.5})
+    named = prepare_model(str(find_default_file()), by_path)
+    assert named.info.generation_defaults == {"temperature": 0.2, "top_p": 0.5}
 
 
 def test_what_excludes_each_other_is_the_requests_fault(server: Server) -> None:

@@ -108,7 +108,12 @@ def test_disconnect_frees_the_slot(launch: Launch) -> None:
             data = json.dumps(fields).encode()
             head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n"
             connection.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + data)
-            wait_for(lambda: running() == 1, "the request runs")
+            try:
+                wait_for(lambda: running() == 1, "the request runs")
+            except AssertionError as error:
+                connection.settimeout(1)
+                error.add_note(f"answered: {connection.recv(2000)!r}")
+                raise
             assert server.get("/load").json() == {"server_load": 1}
         wait_for(lambda: running() == 0, "its slot is free", timeout_s=2)
         assert server.get("/load").json() == {"server_load": 0}

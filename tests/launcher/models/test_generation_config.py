@@ -32,6 +32,16 @@ def test_the_models_none_or_a_folders(model: Path, tmp_path: Path) -> None:
         generation_defaults(model, str(other), {})
 
 
+def test_what_authors_recommend_elsewhere_goes_after_the_file(model: Path, tmp_path: Path) -> None:
+    recommended = {"temperature": 0.2, "top_p": 0.9}
+    of_both = {"temperature": 0.6, "top_k": 20.0, "top_p": 0.9, "max_new_tokens": 9.0}
+    assert generation_defaults(model, "auto", {}, recommended) == of_both
+    assert generation_defaults(model, "vllm", {}, recommended) == {}
+    assert generation_defaults(tmp_path, str(model), {}, recommended).get("top_p") is None
+    without = generation_defaults(model, "auto", {"temperature": None}, recommended)
+    assert "temperature" not in without
+
+
 def test_the_operators_go_before_them(model: Path) -> None:
     override = {"temperature": 0, "max_new_tokens": 50, "presence_penalty": -1}
     expected = {"temperature": 0, "top_k": 20, "max_new_tokens": 50, "presence_penalty": -1}

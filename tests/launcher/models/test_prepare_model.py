@@ -95,11 +95,15 @@ def prepare(tmp_path: Path, cache_dir: Path) -> Callable[..., PreparedModel]:
     return run
 
 
-def same_ids(text_path: Path, model_path: Path) -> TextInfo:
-    """Check that tokenizer.json alone tokenizes as AutoTokenizer does with all files."""
-    from transformers import AutoTokenizer
+def same_ids(text_path: Path, model_path: Path, of_gguf: bool = False) -> TextInfo:
+    """Check that tokenizer.json alone tokenizes as transformers does with all files.
 
-    reference = AutoTokenizer.from_pretrained(model_path, local_files_only=True)
+    of_gguf: whether the file's own tokenizer counts: AutoTokenizer makes another for some models.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    tokenizer_class: Any = PreTrainedTokenizerFast if of_gguf else AutoTokenizer
+    reference = tokenizer_class.from_pretrained(model_path, local_files_only=True)
     tokenizer = Tokenizer.from_file(str(TextInfo.tokenizer_file(text_path)))
     for text in TEXTS:
         for special in (True, False):
@@ -161,9 +165,9 @@ class TestTokenizers:
     def test_the_default_model(self, prepare: Callable[..., PreparedModel]) -> None:
         prepared = prepare(None, cache_dir=default_cache_dir())
         assert prepared.served_name == "SmolLM2-135M-Instruct"
-        info = same_ids(prepared.text_path, prepared.model_path)
+        info = same_ids(prepared.text_path, prepared.model_path, of_gguf=True)
         assert (info.max_model_len, info.vocab_size) == (8192, 49152)
-        assert info.eos_token_ids == (2,)
+        assert info.eos_token_ids == (0, 2, 4)  # <|endoftext|>, <|im_end|>, <reponame>
         assert info.chat_template is not None
         assert "<|im_start|>" in info.chat_template
 
@@ -322,7 +326,7 @@ class TestGGUF:
         first = prepare(str(file))
         assert first.served_name == "tiny"
         assert sum(each.stat().st_size for each in first.model_path.rglob("*")) < 200_000
-        same_ids(first.text_path, first.model_path)
+        same_ids(first.text_path, first.model_path, of_gguf=True)
         runs: list[str] = []
         run = subject._run_prepare
 

@@ -98,12 +98,17 @@ class LateRunner(FakeRunner):
                 chosen[chunk.sequence] = result.token_id
         self.chosen = chosen
 
-    def _read(self, chunk: Chunk, blocks: list[int]) -> Sequence:
-        """The sequence as it stands in the cache up to the chunk's end, and the prompt's rest."""
+    def cached_text(self, length: int, blocks: list[int]) -> list[int]:
+        """The first tokens of a sequence with these blocks."""
         size = self.block_size
-        cached = [self.memory[blocks[n // size]][n % size] for n in range(chunk.end)]
+        cached = [self.memory[blocks[n // size]][n % size] for n in range(length)]
         text = [token for token in cached if token is not None]
         assert len(text) == len(cached), "a position of the cache is read that was never written"
+        return text
+
+    def _read(self, chunk: Chunk, blocks: list[int]) -> Sequence:
+        """The sequence as it stands in the cache up to the chunk's end, and the prompt's rest."""
+        text = self.cached_text(chunk.end, blocks)
         request = chunk.sequence.request
         text += request.prompt_token_ids[chunk.end :]
         grammar = chunk.sequence.grammar
@@ -113,11 +118,13 @@ class LateRunner(FakeRunner):
         )
 
 
-def overlapping_engine(**options: Any) -> Engine:
-    """An engine on a LateRunner, whose pool gives out no block that a step in flight writes."""
+def overlapping_engine(
+    make_runner: abc.Callable[..., LateRunner] = LateRunner, **options: Any
+) -> Engine:
+    """An engine on a late runner, whose pool gives out no block that a step in flight writes."""
     sizes = {"vocab_size": 50, "max_model_len": 48, "num_blocks": 64, "block_size": 4}
     sizes |= {name: options.pop(name) for name in list(options) if name in sizes}
-    runner = LateRunner(**sizes)
+    runner = make_runner(**sizes)
     engine = assemble_engine(runner, **{"max_num_seqs": 8, "max_num_batched_tokens": 16, **options})
     allocate = engine._pool.allocate
 

@@ -178,6 +178,20 @@ def test_where_blocks_run_out_nothing_is_assumed() -> None:
     assert_empty(engine)
 
 
+def test_a_newcomer_takes_the_place_of_a_sequence_in_flight() -> None:
+    engine = overlapping_engine(max_num_seqs=2)
+    arrivals = [
+        (0, replace(request("first", range(9), max_tokens=30), tenant="much")),
+        (0, replace(request("second", range(9, 19), max_tokens=30), tenant="much")),
+        (4, replace(request("third", range(20, 29), max_tokens=5), tenant="little")),
+    ]
+    answers = run(engine, arrivals)
+    assert engine.stats().preemptions == 1
+    for _, one in arrivals:
+        assert answers[one.request_id].tokens == alone(one)
+    assert_empty(engine)
+
+
 @pytest.mark.parametrize("method", ["launch", "catch_up"])
 def test_a_failing_device_is_not_hidden(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     engine = overlapping_engine()

@@ -14,10 +14,19 @@ from headrace.workers.engine.fake_runner import FakeRunner
 from headrace.workers.engine.runner import Runner
 from headrace.workers.process.engine_memory import EngineMemory
 from tests.workers.driving import request, run
+from tests.workers.engine.stateful import StatefulRunner
 from tests.workers.tiny_models import MODELS, save_model
 
 PROMPT = list(range(3, 43))
 SIZE: dict[str, Any] = {"vocab_size": 100, "max_model_len": 128, "num_blocks": 32, "block_size": 16}
+
+
+def stateful() -> EngineMemory:
+    def load() -> Runner:
+        return StatefulRunner(num_state_slots=6, **SIZE)
+
+    engine = assemble_engine(load(), max_num_seqs=4, max_num_batched_tokens=64)
+    return EngineMemory(engine, load)
 
 
 def fake() -> EngineMemory:
@@ -44,9 +53,10 @@ def real(folder: Path, kernels: str) -> EngineMemory:
     return EngineMemory(build_engine(folder, config, 1, print), load)
 
 
-@pytest.fixture(params=["fake", "torch", "auto"])
+@pytest.fixture(params=["fake", "stateful", "torch", "auto"])
 def make(request: pytest.FixtureRequest, folder: Path) -> Callable[[], EngineMemory]:
-    return fake if request.param == "fake" else lambda: real(folder, request.param)
+    without_model = {"fake": fake, "stateful": stateful}
+    return without_model.get(request.param) or (lambda: real(folder, request.param))
 
 
 def answer(residence: EngineMemory, name: str) -> tuple[list[int], int]:

@@ -83,7 +83,7 @@ def logits_of(runner: NativeRunner) -> torch.Tensor:
     tokens = torch.randint(VOCAB, (40,), generator=torch.Generator().manual_seed(1)).tolist()
     parts = []
     for start, end in ((0, 33), (33, 40)):
-        batch = AttentionBatch([], [Span(0, end - start, start, [2, 0, 1])])
+        batch = AttentionBatch([], [Span(0, end - start, start, [2, 0, 1], known=40)])
         rows = range(end - start)
         parts.append(runner.forward(tokens[start:end], range(start, end), rows, batch).clone())
     return torch.cat(parts)
@@ -110,6 +110,21 @@ def test_the_same_numbers_as_a_fresh_capture(
     cached = logits_of(starts.start())
     assert starts.was_cached, starts.lines
     assert torch.equal(fresh, cached)
+
+
+def test_frequencies_that_switch_are_kept(tmp_path: Path) -> None:
+    starts = Starts(tmp_path)
+    config, model, own = MODELS["phi3"]
+    factors = {"short_factor": [1.0] * 4, "long_factor": [4.0, 2.0, 8.0, 3.0]}
+    rope = {"rope_type": "longrope", "rope_theta": 10000.0, **factors}
+    options = {**own, "rope_parameters": rope, "original_max_position_embeddings": 20}
+    save_model(starts.model, config, model, options)
+    fresh = starts.start()
+    assert KEPT in starts.lines
+    cached = starts.start()
+    assert starts.was_cached, starts.lines
+    assert fresh.switch_length == cached.switch_length == 20
+    assert torch.equal(logits_of(fresh), logits_of(cached))
 
 
 @needs_kernels

@@ -118,7 +118,7 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
             "attention_types": [[["global", "local"], 1]],
             "window_size": 10,
         },
-    ),  # fmt: skip
+    ),
     "deepseek_v32": ("DeepseekV32Config", "DeepseekV32ForCausalLM", SPARSE),
     "glm_moe_dsa": ("GlmMoeDsaConfig", "GlmMoeDsaForCausalLM", SPARSE),
     "hy_v4": ("HYV4Config", "HYV4ForCausalLM", SPARSE),

@@ -17,7 +17,11 @@ from headrace.workers.attention.hook import AttentionHook
 from headrace.workers.errors import ModelUnsupported
 from headrace.workers.sequence.sequence import Chunk, ChunkResult
 from headrace.workers.torch_runner import cache_size
-from headrace.workers.torch_runner.cache_size import choose_num_blocks
+from headrace.workers.torch_runner.cache_size import (
+    CacheSizes,
+    choose_cache_sizes,
+    choose_num_blocks,
+)
 from headrace.workers.torch_runner.loading import load_model
 from headrace.workers.torch_runner.model_runner import ModelRunner
 from headrace.workers.torch_runner.step_memory import (
@@ -119,3 +123,24 @@ def test_what_a_predecessor_gives_back_counts_as_free(monkeypatch: pytest.Monkey
     config = EngineConfig(max_num_seqs=10_000)
     assert choose_num_blocks(config, *sizes) == 200
     assert choose_num_blocks(config, *sizes, freed_bytes=500 * BLOCK_BYTES) == 300
+
+
+def sizes(num_bytes: int, state: int, layers: Sequence[KVLayerShape] = LAYERS) -> CacheSizes:
+    config = EngineConfig(kv_cache_bytes=num_bytes, max_num_seqs=50)
+    cpu = torch.device("cpu")
+    return choose_cache_sizes(config, layers, "float32", cpu, 32, 1, state_bytes=state)
+
+
+def test_states_share_the_memory_with_keys_and_values() -> None:
+    state = 3 * BLOCK_BYTES
+    # Beside the two blocks of one request, half is for states.
+    assert sizes(62 * BLOCK_BYTES, state) == CacheSizes(62 - 30, 10)
+    assert sizes(10_000 * BLOCK_BYTES, state) == CacheSizes(100, 200)
+    # If little is there, states get what they cannot do without.
+    assert sizes(9 * BLOCK_BYTES, state) == CacheSizes(3, 2)
+    with pytest.raises(ModelUnsupported, match="1 states of recurrent layers"):
+        sizes(7 * BLOCK_BYTES, state)
+
+
+def test_blocks_of_a_model_without_attention_cost_nothing() -> None:
+    assert sizes(1000, 10, []) == CacheSizes(100, 100)

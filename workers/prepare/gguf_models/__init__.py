@@ -1,0 +1,1 @@
+"""What each architecture of GGUF files is in transformers: its values, names, changed tensors."""

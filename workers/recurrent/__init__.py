@@ -1,0 +1,1 @@
+"""States of recurrent layers: short convolutions, state spaces, gated delta rules."""
