@@ -17,10 +17,13 @@ FAMILIES = (
     "gemma3n_text",  # keys and values of earlier layers
     "gemma4_text",  # and heads of several sizes
     "glm4",  # a part of each head rotates
+    "lfm2",  # short convolutions
     "llama4_text",  # chunks, and scores scaled by position
     "longcat_flash",  # latents, twice in a layer, and experts that do nothing
+    "mamba2",  # states alone
     "nanochat",  # bounded logits
     "phi3",  # frequencies that switch beyond a length
+    "qwen3_next",  # gated delta rules beside attention
     "qwen2_5_vl",  # a text's positions, as of times, rows and columns
 )
 KNOWN = {each.name: each for each in architectures()}
