@@ -186,7 +186,7 @@ class StateCache:
         return tuple(stops)
 
     def _slot_to_save(self, chunk: Chunk, held: HeldState) -> int | None:
-        """Hold a slot for a snapshot after a chunk; return None if none is to be made."""
+        """Hold a slot for a snapshot after a chunk; return None if the chunk makes none."""
         if not self._makes_snapshots or chunk.end % self._block_size:
             return None
         if chunk.sequence.num_registered == sys.maxsize:  # began before the cache was reset

@@ -1,4 +1,4 @@
-"""Say where a tensor of a GGUF file belongs in a transformers model, and what is to be undone."""
+"""Say where a tensor of a GGUF file belongs in a transformers model, and what must be undone."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
