@@ -26,6 +26,10 @@ _LIMITS = {
     "max_position_embeddings": 1_000_000_000,
     "n_positions": 1_000_000_000,
     "sliding_window": 1 << 62,
+    # Recurrent layers pad prompts to a multiple, and make matrices of so many rows and columns.
+    "chunk_size": 4096,
+    "mamba_chunk_size": 4096,
+    "block_size": 16_384,
 }
 _WIDTHS = ("hidden_size", "n_embd", "d_model", "dim")
 # Each has a row of the model's width in a table, or in a matrix.
