@@ -26,12 +26,16 @@ _LIMITS = {
     "max_position_embeddings": 1_000_000_000,
     "n_positions": 1_000_000_000,
     "sliding_window": 1 << 62,
+    # Recurrent layers pad prompts to a multiple, and make matrices of so many rows and columns.
+    "chunk_size": 4096,
+    "mamba_chunk_size": 4096,
+    "block_size": 16_384,
 }
 _WIDTHS = ("hidden_size", "n_embd", "d_model", "dim")
 # Each has a row of the model's width in a table, or in a matrix.
 _ROWS = ("vocab_size", "intermediate_size", "moe_intermediate_size", "ffn_dim", "n_inner")
-_PER_BYTE = 16  # numbers: formats of fewer than 2 bits, twice as compact again
-_SLACK = 1 << 28  # numbers of a small model that files may lack: another check names them
+MAX_NUMBERS_PER_BYTE = 16  # formats of fewer than 2 bits, twice as compact again
+SLACK_NUMBERS = 1 << 28  # of a small model that files may lack: another check names them
 
 
 def implausible_size(config: Mapping[str, Any], weight_bytes: int) -> str:
@@ -39,7 +43,7 @@ def implausible_size(config: Mapping[str, Any], weight_bytes: int) -> str:
 
     weight_bytes: the size of the files of weights.
     """
-    most = _PER_BYTE * weight_bytes + _SLACK
+    most = MAX_NUMBERS_PER_BYTE * weight_bytes + SLACK_NUMBERS
     for part in _parts(config, _MAX_DEPTH):
         for name, limit in _LIMITS.items():
             if _count(part.get(name)) > limit:

@@ -25,6 +25,7 @@ from headrace.protocol.config import Dtype
 from headrace.workers.errors import ModelUnsupported, may_pass, named_in_one_line
 from headrace.workers.native.library import unsupported_reason
 from headrace.workers.quantized.parameter import expand_parameters
+from headrace.workers.torch_runner.damage import check_count, check_finite
 from headrace.workers.torch_runner.fill_model import blank_model
 from headrace.workers.torch_runner.gguf_loading import load_gguf_model
 from headrace.workers.torch_runner.leftovers import (
@@ -82,6 +83,7 @@ def load_model(
     with library_warnings(log), told_in_one_line(model_path):
         model = _read_model(model_path, config, choice, dtype, device, log)
     silence_transformers()
+    check_finite(model, model_path)
     model.eval()
     model.requires_grad_(False)
     if device.type != "cpu":
@@ -119,6 +121,7 @@ def _read_model(
         renames = find_renames(blank_model(choice.model_class, text, chosen), model_path)
         options["key_mapping"] = renames
         adopt_conversions(choice.model_class, text.model_type, config["model_type"])
+    _check_count(model_path, choice.model_class, options.get("config"), chosen)
     model, unread = _read_weights(model_path, choice.model_class, chosen, options)
     own = of_text_part(unread, renames, model_path)
     note_leftovers(unread - own, log)
@@ -130,11 +133,20 @@ def _check_sizes(model_path: Path, config: dict[str, Any]) -> None:
     """Check that the model is none that would be built for hours, or ask for all memory."""
     if (model_path / REFERENCE).is_file():
         return
-    reason = implausible_size(
-        config, sum(file.stat().st_size for file in _weight_files(model_path))
-    )
+    reason = implausible_size(config, _weight_bytes(model_path))
     if reason:
         raise ModelUnsupported(f"{model_path / 'config.json'}: {reason}")
+
+
+def _check_count(model_path: Path, model_class: Any, config: Any, dtype: torch.dtype) -> None:
+    """Check that the files can hold the model: transformers would ask for its memory before it
+    compared shapes. config: a configuration other than the folder's own, or None."""
+    config = config or model_class.config_class.from_pretrained(model_path, local_files_only=True)
+    check_count(blank_model(model_class, config, dtype), model_path, _weight_bytes(model_path))
+
+
+def _weight_bytes(model_path: Path) -> int:
+    return sum(file.stat().st_size for file in _weight_files(model_path))
 
 
 def _is_packed(model_path: Path) -> bool:

@@ -16,6 +16,7 @@ PLAUSIBLE: dict[str, tuple[dict[str, Any], int]] = {
         20_000 * _MIB,
     ),
     "a large vocabulary": ({"vocab_size": 262_144, "hidden_size": 640}, 200 * _MIB),
+    "chunks": ({"mamba_chunk_size": 256, "block_size": 256, "chunk_size": -1}, _MIB),
     "a long context": ({"max_position_embeddings": 10_485_760, "n_layer": 48}, _MIB),
 }
 IMPLAUSIBLE: dict[str, tuple[dict[str, Any], str]] = {
@@ -24,6 +25,9 @@ IMPLAUSIBLE: dict[str, tuple[dict[str, Any], str]] = {
     "vocabulary": ({"vocab_size": 2**40, "hidden_size": 32}, "vocab_size is 1.09951e+12"),
     "width": ({"hidden_size": 10**9}, "hidden_size is 1e+09"),
     "inner": ({"text_config": {"n_routed_experts": 10**12}}, "n_routed_experts is 1e+12"),
+    "chunks": ({"chunk_size": 30_000}, "chunk_size is 30000"),
+    "chunks of Mamba": ({"mamba_chunk_size": 10**7}, "mamba_chunk_size is 1e+07"),
+    "blocks": ({"text_config": {"block_size": 10**5}}, "block_size is 100000"),
     "positions": ({"max_position_embeddings": 10**18}, "max_position_embeddings is 1e+18"),
 }
 
