@@ -1,0 +1,1 @@
+"""Compare models that people have with transformers and llama.cpp."""
