@@ -21,10 +21,7 @@ def show_texts(kind: str, expected: Sequence[Greedy], found: Sequence[Sequence[i
     ties: list[str] = []
     wrong: list[str] = []
     for number, (want, got) in enumerate(zip(expected, found, strict=True)):
-        unequal = (
-            at for at in range(len(want.tokens)) if list(got[at : at + 1]) != [want.tokens[at]]
-        )
-        first = next(unequal, None)
+        first = _first_difference(want.tokens, got)
         if first is None:
             same += 1
         else:
