@@ -17,12 +17,11 @@ class Greedy:
 
 def show_texts(kind: str, expected: Sequence[Greedy], found: Sequence[Sequence[int]]) -> bool:
     """Print how many greedy texts are the same; return whether the others are ties."""
-    same, ties, wrong = 0, [], []
+    same = 0
+    ties: list[str] = []
+    wrong: list[str] = []
     for number, (want, got) in enumerate(zip(expected, found, strict=True)):
-        unequal = (
-            at for at in range(len(want.tokens)) if list(got[at : at + 1]) != [want.tokens[at]]
-        )
-        first = next(unequal, None)
+        first = _first_difference(want.tokens, got)
         if first is None:
             same += 1
         else:
