@@ -31,6 +31,8 @@ _LIMITS = {
     "mamba_chunk_size": 4096,
     "block_size": 16_384,
 }
+# Those of a text model; parts for pictures and sound may say 0 for something else.
+_POSITIVE = ("vocab_size", "hidden_size", "num_attention_heads", "num_hidden_layers")
 _WIDTHS = ("hidden_size", "n_embd", "d_model", "dim")
 # Each has a row of the model's width in a table, or in a matrix.
 _ROWS = ("vocab_size", "intermediate_size", "moe_intermediate_size", "ffn_dim", "n_inner")
@@ -44,6 +46,11 @@ def implausible_size(config: Mapping[str, Any], weight_bytes: int) -> str:
     weight_bytes: the size of the files of weights.
     """
     most = MAX_NUMBERS_PER_BYTE * weight_bytes + SLACK_NUMBERS
+    text = config.get("text_config")
+    for part in (config, text if isinstance(text, Mapping) else {}):
+        for name in _POSITIVE:
+            if _is_number(part.get(name)) and part[name] < 1:
+                return f"{name} is {part[name]:.6g}, which no model has"
     for part in _parts(config, _MAX_DEPTH):
         for name, limit in _LIMITS.items():
             if _count(part.get(name)) > limit:
@@ -65,5 +72,8 @@ def _parts(config: Mapping[str, Any], depth: int) -> Iterator[Mapping[str, Any]]
 
 def _count(value: object) -> int | float:
     """Return a number; 0 for anything else."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if is_number else 0  # type: ignore[return-value]
+    return value if _is_number(value) else 0  # type: ignore[return-value]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

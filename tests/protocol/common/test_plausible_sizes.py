@@ -16,6 +16,7 @@ PLAUSIBLE: dict[str, tuple[dict[str, Any], int]] = {
         20_000 * _MIB,
     ),
     "a large vocabulary": ({"vocab_size": 262_144, "hidden_size": 640}, 200 * _MIB),
+    "no pictures": ({"hidden_size": 8, "vision_config": {"num_hidden_layers": 0}}, _MIB),
     "chunks": ({"mamba_chunk_size": 256, "block_size": 256, "chunk_size": -1}, _MIB),
     "a long context": ({"max_position_embeddings": 10_485_760, "n_layer": 48}, _MIB),
 }
@@ -28,6 +29,8 @@ IMPLAUSIBLE: dict[str, tuple[dict[str, Any], str]] = {
     "chunks": ({"chunk_size": 30_000}, "chunk_size is 30000"),
     "chunks of Mamba": ({"mamba_chunk_size": 10**7}, "mamba_chunk_size is 1e+07"),
     "blocks": ({"text_config": {"block_size": 10**5}}, "block_size is 100000"),
+    "no heads": ({"text_config": {"num_attention_heads": 0}}, "num_attention_heads is 0"),
+    "negative": ({"vocab_size": -5}, "vocab_size is -5"),
     "positions": ({"max_position_embeddings": 10**18}, "max_position_embeddings is 1e+18"),
 }
 
