@@ -1,7 +1,8 @@
-"""The table of architectures names those that the sweep examines."""
+"""The lists of docs/models.md are those of the code."""
 
 import pytest
 
+from headrace.workers.prepare.gguf_models.registry import ARCHITECTURES
 from tests.models.catalogue import architectures
 from tests.models.outcome import Outcome
 from tests.models.table import DOCUMENT, names_in_table, with_table
@@ -11,6 +12,12 @@ def test_table_names_every_architecture_once() -> None:
     names = names_in_table(DOCUMENT.read_text())
     assert sorted(names) == sorted(each.name for each in architectures())
     assert len(names) > 250, "transformers' lists must have been read"
+
+
+def test_list_of_gguf_architectures_is_the_registrys() -> None:
+    _, rest = DOCUMENT.read_text().split("<!-- gguf -->")
+    listed = rest.partition("<!-- end of gguf -->")[0].replace("\n", " ").split(",")
+    assert [name.strip() for name in listed] == sorted(ARCHITECTURES)
 
 
 def test_table_groups_outcomes_by_reason() -> None:
