@@ -80,25 +80,6 @@ def test_quantized_models_pass_the_check_and_say_so(
     assert len(notes) == 2
 
 
-def test_recurrent_state_is_refused(tmp_path: Path) -> None:
-    options = {"state_size": 8, "num_hidden_layers": 2}
-    save_model(tmp_path, "MambaConfig", "MambaForCausalLM", options)
-    assert "attention interface" in rejection(tmp_path)
-
-
-def test_recurrent_state_beside_attention_is_refused(tmp_path: Path) -> None:
-    options = {
-        "num_hidden_layers": 2,
-        "attn_layer_indices": [1],
-        "mamba_n_heads": 4,
-        "mamba_d_head": 16,
-        "mamba_d_state": 16,
-        "mamba_chunk_size": 16,
-    }
-    save_model(tmp_path, "BambaConfig", "BambaForCausalLM", options)
-    assert "logits differ" in rejection(tmp_path)
-
-
 def test_distance_biases_are_refused(tmp_path: Path) -> None:
     save_model(tmp_path, "BloomConfig", "BloomForCausalLM", {"n_layer": 2, "n_head": 4})
     assert "attention interface" in rejection(tmp_path)
