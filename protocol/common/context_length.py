@@ -13,10 +13,11 @@ _MAX_POSITION_NAMES = (
     "n_ctx",
     "max_target_positions",
     "model_max_length",
+    "context_length",
 )
 # Recurrent models without positions, which have no limit: texts of this length can be expected to
 # make sense, a few times as long as those of their training.
-_WITHOUT_POSITIONS = ("mamba", "mamba2", "falcon_mamba")
+_WITHOUT_POSITIONS = ("mamba", "mamba2", "falcon_mamba", "recurrent_gemma", "xlstm")
 _LENGTH_WITHOUT_POSITIONS = 32768
 _SWITCHING_ROPE_TYPES = ("longrope", "su")  # "su" is the name of longrope in older files
 

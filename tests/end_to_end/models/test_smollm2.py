@@ -289,13 +289,13 @@ async def test_contract(name: str, server: Server) -> None:
 
 
 def test_unsupported_model_ends_the_start_with_one_line(tmp_path: Path) -> None:
-    options = {"state_size": 8, "num_hidden_layers": 2}
-    save_model(tmp_path / "mamba", "MambaConfig", "MambaForCausalLM", options)
-    byte_level_tokenizer().save(str(tmp_path / "mamba" / "tokenizer.json"))
+    options = {"attention_hidden_size": 32, "num_hidden_layers": 2}
+    save_model(tmp_path / "rwkv", "RwkvConfig", "RwkvForCausalLM", options)
+    byte_level_tokenizer().save(str(tmp_path / "rwkv" / "tokenizer.json"))
     with pytest.raises(AssertionError, match="did not come up") as caught:
-        Server(["--model", str(tmp_path / "mamba"), "--workers", "1", "--frontends", "1"])
+        Server(["--model", str(tmp_path / "rwkv"), "--workers", "1", "--frontends", "1"])
     assert "Traceback" not in str(caught.value)
-    assert "mamba" in str(caught.value).lower()
+    assert "RwkvForCausalLM keeps its recurrent state outside" in str(caught.value)
 
 
 CITY = {

@@ -19,6 +19,7 @@ from headrace.workers.engine.assemble import assemble_engine
 from headrace.workers.engine.engine import Engine
 from headrace.workers.errors import ModelUnsupported
 from headrace.workers.recurrent.probe import probe_layers, state_bytes
+from headrace.workers.recurrent.slots import StateTensors
 from headrace.workers.torch_runner.device_runner import DeviceRunner
 from tests.workers.attention.reference_varlen import reference_varlen
 from tests.workers.driving import Answer, request, run
@@ -130,6 +131,12 @@ def test_what_cannot_be_is_refused_by_name(tmp_path: Path) -> None:
     rwkv = transformers.RwkvConfig(**sizes, attention_hidden_size=32)
     transformers.RwkvForCausalLM(rwkv).save_pretrained(tmp_path / "rwkv")
     assert "outside of transformers' cache" in rejection(tmp_path / "rwkv")
+
+
+def test_the_check_finds_lost_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path, "bamba")
+    monkeypatch.setattr(StateTensors, "copy", lambda *_: None)
+    assert "logits differ" in rejection(tmp_path)
 
 
 def test_overlapping_steps(tmp_path: Path) -> None:

@@ -123,6 +123,7 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
     "gpt 2": ({"model_type": "gpt2", "n_positions": 1024, "n_ctx": 1024}, 1024),
     "opt": ({"model_type": "opt", "max_position_embeddings": 2048}, 2048),
     "kimi": ({"model_type": "kimi_linear", "model_max_length": 4096}, 4096),
+    "rwkv": ({"model_type": "rwkv", "context_length": 256}, 256),
     "mamba 2, which has no positions": ({"model_type": "mamba2"}, 32768),
     "mpt": ({"model_type": "mpt", "max_seq_len": 4096}, 4096),
 }
