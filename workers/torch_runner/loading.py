@@ -5,7 +5,7 @@ operator has said that code of a model's folder may run.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,7 +43,7 @@ from headrace.workers.torch_runner.model_class import (
     read_config,
 )
 from headrace.workers.torch_runner.packed_loading import load_packed_model
-from headrace.workers.torch_runner.text_names import adopt_conversions, find_renames, of_text_part
+from headrace.workers.torch_runner.text_names import adopted_conversions, find_renames, of_text_part
 
 _DTYPES = {
     "float32": torch.float32,
@@ -120,9 +120,12 @@ def _read_model(
     if choice.whole:
         renames = find_renames(blank_model(choice.model_class, text, chosen), model_path)
         options["key_mapping"] = renames
-        adopt_conversions(choice.model_class, text.model_type, config["model_type"])
     _check_count(model_path, choice.model_class, options.get("config"), chosen)
-    model, unread = _read_weights(model_path, choice.model_class, chosen, options)
+    with ExitStack() as stack:
+        if choice.whole:
+            types = (text.model_type, config["model_type"])
+            stack.enter_context(adopted_conversions(choice.model_class, *types))
+        model, unread = _read_weights(model_path, choice.model_class, chosen, options)
     own = of_text_part(unread, renames, model_path)
     note_leftovers(unread - own, log)
     check_leftovers(model, own, model_path, log, find_in_files(model_path))

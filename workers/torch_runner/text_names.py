@@ -1,11 +1,13 @@
 """Find a text model's weights in the files of a model that reads pictures, too."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
+from transformers import conversion_mapping
 from transformers.conversion_mapping import (
     get_checkpoint_conversion_mapping,
     register_checkpoint_conversion_mapping,
@@ -52,17 +54,27 @@ def renamed(name: str, renames: Mapping[str, str]) -> str:
     return name
 
 
-def adopt_conversions(model_class: Any, text_type: str, whole_type: str) -> None:
-    """Let a text model's experts and names be converted as those of the whole, where transformers
-    has conversions for that alone.
+@contextmanager
+def adopted_conversions(model_class: Any, text_type: str, whole_type: str) -> Iterator[None]:
+    """Within the context, let a text model's experts and names be converted as those of the whole,
+    where transformers has conversions for that alone.
 
     text_type, whole_type: the types of both configurations.
     """
     conversions_of: Callable[[str], Any] = get_checkpoint_conversion_mapping
-    own = (conversions_of(each) for each in (model_class.__name__, text_type))
+    name = model_class.__name__
+    own = (conversions_of(each) for each in (name, text_type))
     conversions = conversions_of(whole_type)
-    if conversions is not None and not any(each is not None for each in own):
-        register_checkpoint_conversion_mapping(model_class.__name__, conversions)
+    if conversions is None or any(each is not None for each in own):
+        yield
+        return
+    register_checkpoint_conversion_mapping(name, conversions)
+    try:
+        yield
+    finally:  # another model of the class may be loaded or saved later
+        tables: Any = conversion_mapping
+        tables._checkpoint_conversion_mapping_cache.pop(name)
+        tables.USER_REGISTERED_MAPPINGS.discard(name)
 
 
 def of_text_part(names: Iterable[str], renames: Mapping[str, str], folder: Path) -> set[str]:

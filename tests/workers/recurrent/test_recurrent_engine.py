@@ -1,6 +1,7 @@
 """Models with recurrent layers from their folder to their texts, through the whole engine."""
 
 import random
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -136,7 +137,8 @@ def test_what_cannot_be_is_refused_by_name(tmp_path: Path) -> None:
 def test_the_check_finds_lost_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved(tmp_path, "bamba")
     monkeypatch.setattr(StateTensors, "copy", lambda *_: None)
-    assert "logits differ" in rejection(tmp_path)
+    # What was never written may be anything, NaN too.
+    assert re.search("logits differ|computes NaN", rejection(tmp_path))
 
 
 def test_overlapping_steps(tmp_path: Path) -> None:

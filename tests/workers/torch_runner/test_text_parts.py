@@ -106,6 +106,15 @@ def test_engines_generate_what_the_whole_does(tmp_path: Path, name: str) -> None
     assert found == expected[0, len(prompt) :].tolist()
 
 
+def test_a_text_leaves_nothing_behind_for_other_models(tmp_path: Path) -> None:
+    """The whole's conversions are not for other models of the text's class."""
+    save_whole(tmp_path / "whole", "Llava")
+    loaded(tmp_path / "whole", [])
+    plain = transformers.LlamaForCausalLM(transformers.LlamaConfig(**_TEXT))
+    plain.save_pretrained(tmp_path / "plain")
+    assert "lm_head.weight" in load_file(tmp_path / "plain" / "model.safetensors")
+
+
 def test_the_text_may_be_in_8_bit_floats(tmp_path: Path) -> None:
     whole = save_whole(tmp_path, "Qwen3VL")
     file, config = tmp_path / "model.safetensors", tmp_path / "config.json"
