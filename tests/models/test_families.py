@@ -8,23 +8,17 @@ from tests.models.outcome import Outcome
 from tests.models.prompts import draw_prompts
 from tests.models.shape import Shape, draw_shape
 
-# What each is for. Models of tests/workers/torch_runner/test_parity.py are not repeated.
+# What each is for. Models of tests/workers/torch_runner (test_parity, test_attention_kinds,
+# test_text_parts) and of tests/workers/recurrent are not repeated.
 FAMILIES = (
-    "bloom",  # biases of scores by distance, and no length
     "cohere2",  # windows beside layers without positions
-    "deepseek_v32",  # an indexer that chooses keys
     "ernie4_5_moe",
     "gemma3n_text",  # keys and values of earlier layers
     "gemma4_text",  # and heads of several sizes
     "glm4",  # a part of each head rotates
-    "lfm2",  # short convolutions
-    "llama4_text",  # chunks, and scores scaled by position
     "longcat_flash",  # latents, twice in a layer, and experts that do nothing
-    "mamba2",  # states alone
     "nanochat",  # bounded logits
-    "phi3",  # frequencies that switch beyond a length
     "qwen3_next",  # gated delta rules beside attention
-    "qwen2_5_vl",  # a text's positions, as of times, rows and columns
 )
 KNOWN = {each.name: each for each in architectures()}
 
