@@ -14,7 +14,6 @@ from headrace.workers.quantized.tensor import QuantizedTensor, row_bytes
 ReadNumbers = Callable[[Rows], torch.Tensor]  # of some outputs, float32 [outputs, inputs]
 
 _FORMAT = "q8_0"
-_CHUNK_ELEMENTS = 1024 * 1024  # expanded at a time
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -35,18 +34,8 @@ class RoundedTensor(QuantizedTensor):
         chosen = self.rows[outputs if isinstance(outputs, slice) else np.asarray(outputs)]
         return _tensor((len(chosen), self.shape[1]), self.numbers, chosen)
 
-    def dequantize(
-        self, first: int = 0, count: int | None = None, dtype: torch.dtype = torch.float32
-    ) -> torch.Tensor:
-        """Return `count` rows from `first` on (all if None) in a dtype [count, inputs]."""
-        outputs, inputs = self.shape
-        last = outputs if count is None else first + count
-        result = torch.empty((last - first, inputs), dtype=dtype)
-        step = max(1, _CHUNK_ELEMENTS // max(1, inputs))
-        for start in range(first, last, step):
-            stop = min(start + step, last)
-            result[start - first : stop - first] = self.numbers(self.rows[start:stop])
-        return result
+    def _decode(self, first: int, last: int, result: torch.Tensor) -> None:
+        result[:] = self.numbers(self.rows[first:last])
 
 
 def rounded_tensor(shape: tuple[int, int], numbers: ReadNumbers) -> RoundedTensor:
